@@ -1,0 +1,252 @@
+"""What an operator decides, as one frozen value: a TOML file, then the environment over it.
+
+Only this module reads the environment. A key that is not known is refused together with the nearest one that is.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from batchmill.config.errors import ConfigError
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1"
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Secret:
+    """A value that no log, repr, error or traceback may show; `reveal()` is the only way to it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself, for the one place that sends it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not pickled")
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the TOML file."""
+
+
+class UpstreamSettings(_Section):
+    """The HTTP API that answers: where it is, who we are there, and how long we wait (seconds)."""
+
+    base_url: str = OPENROUTER_URL
+    referer: str = "https://github.com/batchmill/batchmill"
+    title: str = "batchmill"
+    connect_timeout: PositiveFloat = 10.0
+    read_timeout: PositiveFloat = (
+        600.0  # one silence, not the whole answer: long answers are minutes of thinking
+    )
+    total_timeout: PositiveFloat = 1800.0
+
+
+class RetrySettings(_Section):
+    """When one line is tried again. Times in seconds."""
+
+    max_attempts: PositiveInt = 5  # calls that failed for a reason that another try may mend
+    first_delay: PositiveFloat = 0.5
+    max_delay: PositiveFloat = 60.0
+    max_limited_wait: PositiveFloat = 3600.0  # in all, while the upstream says "too many requests"
+
+
+class WorkerSettings(_Section):
+    """The doing side. Times in seconds."""
+
+    processes: PositiveInt = 1
+    concurrency: PositiveInt = 100  # lines in the air, a process
+    grace: PositiveFloat = 30.0  # after SIGTERM, for what is in the air
+    lease: PositiveFloat = 10.0  # a silent worker's lines go to others after this
+    heartbeat: PositiveFloat = 2.0
+    poll: PositiveFloat = 0.05
+
+
+class InputSettings(_Section):
+    """What a file may hold."""
+
+    max_lines: PositiveInt = 1_000_000
+    max_line_bytes: PositiveInt = 4 * 1024 * 1024
+
+
+class ResultSettings(_Section):
+    """What is kept, and for how long (days)."""
+
+    retention_days: PositiveInt = 30
+
+
+class LogSettings(_Section):
+    """How the processes speak to the operator."""
+
+    level: str = "info"
+    format: str = "auto"  # auto: console on a terminal, JSON elsewhere
+
+
+class Settings(_Section):
+    """Everything an operator decides. `load()` makes one."""
+
+    upstream: UpstreamSettings = UpstreamSettings()
+    retry: RetrySettings = RetrySettings()
+    worker: WorkerSettings = WorkerSettings()
+    input: InputSettings = InputSettings()
+    results: ResultSettings = ResultSettings()
+    log: LogSettings = LogSettings()
+    redis_url: str | None = None
+    data_dir: Path = Path("~/.local/share/batchmill")
+    api_key: Secret | None = None
+    simulate: bool = False
+
+    @property
+    def upstream_name(self) -> str:
+        """Which upstream lines are meant for; lanes of different upstreams never mix."""
+        return "simulator" if self.simulate else normalized_url(self.upstream.base_url)
+
+
+# what a file may say: a key in a config file would sooner or later be committed, so there is none
+_FILE_SECTIONS = ("upstream", "retry", "worker", "input", "results", "log", "redis_url", "data_dir")
+_LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("auto", "console", "json")
+
+
+def normalized_url(url: str) -> str:
+    """Return the URL without user info, query and closing slash, so that one upstream has one name."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path.rstrip('/')}"
+
+
+def load(
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    simulate: bool = False,
+    redis_url: str | None = None,
+) -> Settings:
+    """Read the file (or the one that `BATCHMILL_CONFIG` names) and the environment; check everything once.
+
+    Raises ConfigError, whose message names the file or variable, the key and what would be right.
+    """
+    env = os.environ if environ is None else environ
+    path = file or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else None)
+    table = _read_file(path) if path else {}
+    upstream = dict(table.get("upstream", {}))
+    if env.get("BATCHMILL_BASE_URL"):
+        upstream["base_url"] = env["BATCHMILL_BASE_URL"]
+    merged = {**table, "upstream": upstream}
+    for key, value in (
+        ("redis_url", redis_url or env.get("BATCHMILL_REDIS_URL")),
+        ("data_dir", env.get("BATCHMILL_DATA_DIR") or table.get("data_dir") or _default_data_dir(env)),
+    ):
+        if value:
+            merged[key] = value
+    source = str(path) if path else "the environment"
+    try:
+        settings = msgspec.convert(merged, Settings, dec_hook=_to_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(error, merged, source)) from error
+    _check(settings, source)
+    return msgspec.structs.replace(
+        settings, api_key=_api_key(env), simulate=simulate, data_dir=settings.data_dir.expanduser()
+    )
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"config file {path}: {error.strerror}; check BATCHMILL_CONFIG or --config"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
+    for key in table:
+        if key not in _FILE_SECTIONS:
+            raise ConfigError(f"config file {path}: unknown key '{key}'{_nearest(key, _FILE_SECTIONS)}")
+    return table
+
+
+def _to_path(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise NotImplementedError(f"no conversion to {kind}")
+    return Path(value)
+
+
+def _api_key(env: Mapping[str, str]) -> Secret | None:
+    if env.get("OPENROUTER_API_KEY"):
+        return Secret(env["OPENROUTER_API_KEY"].strip())
+    file = env.get("BATCHMILL_API_KEY_FILE")
+    if not file:
+        return None
+    try:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} can't be read ({error})") from error
+    if not key:
+        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} is empty; put the API key into it")
+    return Secret(key)
+
+
+def _default_data_dir(env: Mapping[str, str]) -> str:
+    return str(Path(env.get("XDG_DATA_HOME") or "~/.local/share") / "batchmill")
+
+
+def _check(settings: Settings, source: str) -> None:
+    url = urlsplit(settings.upstream.base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ConfigError(
+            f"{source}: base_url '{settings.upstream.base_url}' is not an http(s) URL; e.g. {OPENROUTER_URL}"
+        )
+    if settings.redis_url is not None and urlsplit(settings.redis_url).scheme not in (
+        "redis",
+        "rediss",
+        "unix",
+    ):
+        raise ConfigError(
+            f"{source}: the Redis URL must start with redis://, rediss:// or unix://; e.g. redis://localhost:6379/0"
+        )
+    if settings.worker.heartbeat * 2 > settings.worker.lease:
+        raise ConfigError(f"{source}: worker.lease must be at least twice worker.heartbeat")
+    if settings.log.level not in _LEVELS:
+        raise ConfigError(f"{source}: log.level must be one of {', '.join(_LEVELS)}")
+    if settings.log.format not in _FORMATS:
+        raise ConfigError(f"{source}: log.format must be one of {', '.join(_FORMATS)}")
+
+
+def _explain(error: msgspec.ValidationError, table: Mapping[str, Any], source: str) -> str:
+    for section, value in table.items():
+        kind = Settings.__annotations__.get(section)
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            known = kind.__struct_fields__
+            for key in value:
+                if key not in known:
+                    return f"{source}: unknown key '{section}.{key}'{_nearest(key, known)}"
+    return f"{source}: {error}"
+
+
+def _nearest(key: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

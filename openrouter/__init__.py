@@ -1,0 +1,1 @@
+"""The world outside: the client of OpenRouter's API, its errors and prices, and a simulator of it."""

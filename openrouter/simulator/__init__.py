@@ -1,0 +1,1 @@
+"""A stand-in for OpenRouter: real prices, usage, latencies and faults, on loopback."""

@@ -1,0 +1,117 @@
+"""What travels through Redis, as typed values: lines in shards, results with their attempts, a batch's state.
+
+line:   pending ──► running ──► succeeded | failed | cancelled | expired     (terminal is for ever)
+batch:  validating ──► in_progress ──► completed
+                           │
+                           └─ cancelling ──► cancelled
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from batchmill.openrouter.outcomes import Usage
+
+
+class LineState(StrEnum):
+    """The terminal states of a line."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class BatchState(StrEnum):
+    """OpenAI's words for a batch's status, as far as we use them."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can happen to the batch any more."""
+        return self in (BatchState.COMPLETED, BatchState.CANCELLED)
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """One request of a batch; `body` is the JSON object that is sent, byte for byte."""
+
+    index: int  # position in the batch, from 0; the identity of the line in all our books
+    custom_id: str
+    body: bytes
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """One call made for a line. `cost` in nano-dollars; `outcome` is "ok" or the failure's code."""
+
+    outcome: str
+    status: int | None
+    latency_ms: int
+    model: str | None = None
+    provider: str | None = None
+    generation_id: str | None = None
+    cost: int | None = None
+    billed: str | None = None  # outcomes.Billed of a failed call
+    message: str | None = None
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True):
+    """The one terminal result of a line. `cost` in nano-dollars over all attempts, None when never told."""
+
+    index: int
+    custom_id: str
+    model: str
+    state: LineState
+    status_code: int | None = None  # of the response; None for a line that has none
+    response: bytes | None = None  # the upstream's JSON, an answer or an error
+    error_code: str | None = None  # for lines without a response
+    error_message: str | None = None
+    usage: Usage | None = None
+    cost: int | None = None
+    latency_ms: int = 0
+    finish_reason: str | None = None
+    request: bytes | None = None  # the body of a failed line, so that it can be handed in again
+    attempts: tuple[Attempt, ...] = ()
+
+
+class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch at one moment. `pending + running + succeeded + failed + cancelled + expired == total`.
+
+    Times are unix seconds of the Redis clock, None until reached; `cost` in nano-dollars.
+    """
+
+    id: str
+    state: BatchState
+    total: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    created_at: int
+    in_progress_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    completed_at: int | None = None
+    cost: int = 0
+    uncosted: int = 0  # succeeded lines whose cost the upstream did not tell
+    usage: Usage = Usage()
+    models: dict[str, int] = {}
+    source: str | None = None  # where the lines came from, for people
+    upstream: str = ""
+    retry_of: str | None = None
+    blocked_on: str | None = None  # why nothing moves, in words; None when it moves or is done
+
+    @property
+    def done(self) -> int:
+        """Lines with a terminal result."""
+        return self.succeeded + self.failed + self.cancelled + self.expired
+
+    @property
+    def pending(self) -> int:
+        """Lines neither done nor in the air."""
+        return self.total - self.done - self.running
