@@ -53,20 +53,18 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of the TOML file."""
 
 
-class UpstreamSettings(_Section):
+class UpstreamSettings(_Section, frozen=True):
     """The HTTP API that answers: where it is, who we are there, and how long we wait (seconds)."""
 
     base_url: str = OPENROUTER_URL
     referer: str = "https://github.com/batchmill/batchmill"
     title: str = "batchmill"
     connect_timeout: PositiveFloat = 10.0
-    read_timeout: PositiveFloat = (
-        600.0  # one silence, not the whole answer: long answers are minutes of thinking
-    )
+    read_timeout: PositiveFloat = 600.0  # one silence, not the whole answer: long answers are minutes of thinking
     total_timeout: PositiveFloat = 1800.0
 
 
-class RetrySettings(_Section):
+class RetrySettings(_Section, frozen=True):
     """When one line is tried again. Times in seconds."""
 
     max_attempts: PositiveInt = 5  # calls that failed for a reason that another try may mend
@@ -75,7 +73,7 @@ class RetrySettings(_Section):
     max_limited_wait: PositiveFloat = 3600.0  # in all, while the upstream says "too many requests"
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(_Section, frozen=True):
     """The doing side. Times in seconds."""
 
     processes: PositiveInt = 1
@@ -86,27 +84,27 @@ class WorkerSettings(_Section):
     poll: PositiveFloat = 0.05
 
 
-class InputSettings(_Section):
+class InputSettings(_Section, frozen=True):
     """What a file may hold."""
 
     max_lines: PositiveInt = 1_000_000
     max_line_bytes: PositiveInt = 4 * 1024 * 1024
 
 
-class ResultSettings(_Section):
+class ResultSettings(_Section, frozen=True):
     """What is kept, and for how long (days)."""
 
     retention_days: PositiveInt = 30
 
 
-class LogSettings(_Section):
+class LogSettings(_Section, frozen=True):
     """How the processes speak to the operator."""
 
     level: str = "info"
     format: str = "auto"  # auto: console on a terminal, JSON elsewhere
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """Everything an operator decides. `load()` makes one."""
 
     upstream: UpstreamSettings = UpstreamSettings()
@@ -178,9 +176,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"config file {path}: {error.strerror}; check BATCHMILL_CONFIG or --config"
-        ) from error
+        raise ConfigError(f"config file {path}: {error.strerror}; check BATCHMILL_CONFIG or --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
     for key in table:
