@@ -1,1 +1,19 @@
-"""A stand-in for OpenRouter: real prices, usage, latencies and faults, on loopback."""
+"""A stand-in for OpenRouter on loopback: real prices, usage, latencies, faults, rate caps and streams."""
+
+from batchmill.openrouter.simulator.books import CallRecord, Stats
+from batchmill.openrouter.simulator.faults import FaultKind, Faults, ModelFaults
+from batchmill.openrouter.simulator.latency import REALISTIC
+from batchmill.openrouter.simulator.options import SimulatorOptions
+from batchmill.openrouter.simulator.server import Simulator, serve
+
+__all__ = [
+    "REALISTIC",
+    "CallRecord",
+    "FaultKind",
+    "Faults",
+    "ModelFaults",
+    "Simulator",
+    "SimulatorOptions",
+    "Stats",
+    "serve",
+]

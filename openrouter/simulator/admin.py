@@ -1,0 +1,71 @@
+"""`/_sim/...`: what a test or an operator asks of the simulator itself. Loopback only, no part of OpenRouter's API."""
+
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import msgspec
+from aiohttp import web
+
+from batchmill.config.errors import ConfigError
+from batchmill.openrouter.simulator import refusals
+from batchmill.openrouter.simulator.faults import Faults, check_faults
+from batchmill.openrouter.simulator.latency import parse_latency
+from batchmill.openrouter.simulator.upstream import Upstream
+
+PREFIX = "/_sim/"
+
+
+class _LatencyChange(msgspec.Struct, forbid_unknown_fields=True):
+    latency: str
+
+
+class Admin:
+    """Answers the admin paths of one upstream."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._actions: dict[tuple[str, str], Callable[[bytes], bytes]] = {
+            ("GET", "stats"): lambda _: msgspec.json.encode(upstream.books.stats),
+            ("GET", "calls"): lambda _: msgspec.json.encode(upstream.books.calls),
+            ("POST", "faults"): self._set_faults,
+            ("POST", "latency"): self._set_latency,
+            ("POST", "reset"): self._reset,
+        }
+
+    async def __call__(self, request: web.BaseRequest) -> web.Response:
+        """Answer one request: 403 for peers elsewhere, 400 with the reason for what can't be read."""
+        if not is_loopback(request.remote or ""):
+            return _refused(refusals.refuse(403, "the simulator's admin paths answer on loopback only"))
+        action = self._actions.get((request.method, request.path.removeprefix(PREFIX)))
+        if action is None:
+            return _refused(refusals.not_found(f"{request.path} is no admin path"))
+        try:
+            answer = action(await request.read())
+        except (msgspec.DecodeError, ConfigError) as error:
+            return _refused(refusals.bad_request(str(error)))
+        return web.Response(body=answer, content_type="application/json")
+
+    def _set_faults(self, body: bytes) -> bytes:
+        self._upstream.faults = check_faults(msgspec.json.decode(body, type=Faults))
+        return msgspec.json.encode(self._upstream.faults)
+
+    def _set_latency(self, body: bytes) -> bytes:
+        change = msgspec.json.decode(body, type=_LatencyChange)
+        self._upstream.latency = parse_latency(change.latency)
+        return msgspec.json.encode(change)
+
+    def _reset(self, _: bytes) -> bytes:
+        self._upstream.reset()
+        return b"{}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refused(refusal: refusals.Refusal) -> web.Response:
+    return web.Response(status=refusal.status, body=refusal.body, content_type="application/json")

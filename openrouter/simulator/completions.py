@@ -1,0 +1,186 @@
+"""`POST /chat/completions`: waits, sends and books what the upstream decided, whole or as a stream.
+
+Who pays when a client leaves, as OpenRouter's reference has it: a whole answer runs to its end and is billed in full;
+a stream stops, and is billed up to there, unless the provider is one that can't stop.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from batchmill.openrouter.simulator import refusals, replies
+from batchmill.openrouter.simulator.books import Call
+from batchmill.openrouter.simulator.faults import FaultKind
+from batchmill.openrouter.simulator.refusals import Refusal
+from batchmill.openrouter.simulator.upstream import Decision, Upstream
+
+_CANT_STOP = frozenset(
+    (
+        "AI21",
+        "Alibaba",
+        "Amazon Bedrock",
+        "Google",
+        "Google AI Studio",
+        "Groq",
+        "Minimax",
+        "Mistral",
+        "Nebius",
+        "Perplexity",
+    )
+)
+_FIRST_TOKEN_SHARE = 0.3  # of a call's time, before a stream's first words
+_LOOK_SECONDS = 0.1  # how often a hanging call looks whether its client is still there
+_JSON = "application/json"
+
+
+class Completions:
+    """Answers completion calls for one upstream."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one call."""
+        body = await request.read()
+        call = self._upstream.books.begin(body)
+        try:
+            outcome = self._upstream.decide(request.headers, body, call)
+            if isinstance(outcome, Refusal):
+                return await self._refused(call, outcome)
+            if outcome.stream:
+                return await self._streamed(request, call, outcome)
+            return await self._whole(request, call, outcome)
+        finally:
+            self._upstream.books.end(call)
+
+    async def _refused(self, call: Call, refusal: Refusal) -> web.Response:
+        call.status = str(refusal.status)
+        await _wait(refusal.seconds)
+        return web.Response(status=refusal.status, body=refusal.body, headers=refusal.headers, content_type=_JSON)
+
+    async def _whole(self, request: web.BaseRequest, call: Call, decision: Decision) -> web.StreamResponse:
+        await _wait(decision.seconds)
+        created = int(call.started)
+        headers = {"Content-Type": _JSON, "X-Generation-Id": decision.generation_id}
+        match decision.fault:
+            case FaultKind.IN_BAND:
+                return web.Response(body=self._error(decision).body, headers=headers)
+            case FaultKind.MID_STREAM:
+                error = self._error(decision).error
+                body = replies.broken_answer(decision.plan, decision.generation_id, created, error)
+                return web.Response(body=body, headers=headers)
+        charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
+        body = replies.whole_answer(decision.plan, decision.generation_id, created, charge)
+        match decision.fault:
+            case FaultKind.CUT:
+                call.status = "cut"
+                return await _cut_answer(request, body, headers)
+            case FaultKind.HANG:
+                call.status = "hang"
+                await _until_gone(request)
+        return web.Response(body=body, headers=headers)
+
+    async def _streamed(self, request: web.BaseRequest, call: Call, decision: Decision) -> web.StreamResponse:
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-cache",
+            "X-Generation-Id": decision.generation_id,
+        }
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        stream = replies.Stream(decision.plan, decision.generation_id, int(call.started))
+        if decision.fault is not None:
+            await self._broken_stream(request, response, call, decision, stream)
+        elif decision.seconds > 0:
+            await self._paced_stream(response, call, decision, stream)
+        else:
+            charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
+            await _send(response, call, b"".join((replies.KEEP_ALIVE, *stream.content(), stream.last(charge))))
+        return response
+
+    async def _paced_stream(
+        self, response: web.StreamResponse, call: Call, decision: Decision, stream: replies.Stream
+    ) -> None:
+        events = stream.content()
+        pause = decision.seconds * (1 - _FIRST_TOKEN_SHARE) / len(events)
+        here = await _send(response, call, replies.KEEP_ALIVE)
+        await _wait(decision.seconds * _FIRST_TOKEN_SHARE)
+        for sent, event in enumerate(events):
+            here = here and await _send(response, call, event)
+            if not here and decision.plan.endpoint.provider not in _CANT_STOP:
+                self._book_part(call, decision, sent)
+                return
+            await _wait(pause)
+        charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
+        if here:
+            await _send(response, call, stream.last(charge))
+
+    async def _broken_stream(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        call: Call,
+        decision: Decision,
+        stream: replies.Stream,
+    ) -> None:
+        await _send(response, call, replies.KEEP_ALIVE)
+        await _wait(decision.seconds)
+        events = stream.content()
+        half = len(events) // 2
+        match decision.fault:
+            case FaultKind.IN_BAND:
+                await _send(response, call, stream.error(self._error(decision).error))
+            case FaultKind.MID_STREAM:
+                await _send(response, call, b"".join(events[:half]) + stream.error(self._error(decision).error))
+            case FaultKind.CUT:
+                await _send(response, call, b"".join(events[:half]))
+                self._book_part(call, decision, half)
+                call.status = "cut"
+                _close(request)
+            case _:
+                call.status = "hang"
+                await _until_gone(request)
+
+    def _book_part(self, call: Call, decision: Decision, events: int) -> None:
+        """Bill a stream that stopped after so many events."""
+        words = min(events * replies.WORDS_PER_EVENT, len(decision.plan.words))
+        self._upstream.book(call, decision, decision.plan.broken_off(words), whole=False)
+
+    def _error(self, decision: Decision) -> Refusal:
+        plan = decision.plan
+        return refusals.fault(FaultKind.IN_BAND, plan.model.id, plan.endpoint.provider, self._upstream.clock())
+
+
+async def _wait(seconds: float) -> None:
+    if seconds > 0:
+        await asyncio.sleep(seconds)
+
+
+async def _send(response: web.StreamResponse, call: Call, data: bytes) -> bool:
+    """Write to a stream; False, and the call counts as dropped, when its client is gone."""
+    try:
+        await response.write(data)
+    except ConnectionError:
+        call.status = "dropped"
+        return False
+    return True
+
+
+async def _cut_answer(request: web.BaseRequest, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    """Send half of a body whose whole length was announced, then close."""
+    response = web.StreamResponse(headers=headers)
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    _close(request)
+    return response
+
+
+def _close(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.close()
+
+
+async def _until_gone(request: web.BaseRequest) -> None:
+    while request.transport is not None:  # noqa: ASYNC110 - the server tells of a lost connection in no other way
+        await asyncio.sleep(_LOOK_SECONDS)
