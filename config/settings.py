@@ -70,7 +70,7 @@ class RetrySettings(_Section, frozen=True):
     max_attempts: PositiveInt = 5  # calls that failed for a reason that another try may mend
     first_delay: PositiveFloat = 0.5
     max_delay: PositiveFloat = 60.0
-    max_limited_wait: PositiveFloat = 3600.0  # in all, while the upstream says "too many requests"
+    max_limited_wait: PositiveFloat = 86_400.0  # in all, while the upstream says "too many requests"
 
 
 class WorkerSettings(_Section, frozen=True):
@@ -155,12 +155,9 @@ def load(
     if env.get("BATCHMILL_BASE_URL"):
         upstream["base_url"] = env["BATCHMILL_BASE_URL"]
     merged = {**table, "upstream": upstream}
-    for key, value in (
-        ("redis_url", redis_url or env.get("BATCHMILL_REDIS_URL")),
-        ("data_dir", env.get("BATCHMILL_DATA_DIR") or table.get("data_dir") or _default_data_dir(env)),
-    ):
-        if value:
-            merged[key] = value
+    merged["data_dir"] = env.get("BATCHMILL_DATA_DIR") or table.get("data_dir") or _default_data_dir(env)
+    if redis_url or env.get("BATCHMILL_REDIS_URL"):
+        merged["redis_url"] = redis_url or env["BATCHMILL_REDIS_URL"]
     source = str(path) if path else "the environment"
     try:
         settings = msgspec.convert(merged, Settings, dec_hook=_to_path)

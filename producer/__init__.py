@@ -1,0 +1,12 @@
+"""The asking side: lines in, batches, results out.
+
+async with Producer.connect() as producer:
+    batch = await producer.submit("prompts.jsonl")
+    async for result in batch.results(follow=True):
+        print(result.custom_id, result.content)
+"""
+
+from batchmill.producer.errors import InputError
+from batchmill.producer.producer import Batch, Producer
+
+__all__ = ["Batch", "InputError", "Producer"]

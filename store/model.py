@@ -6,10 +6,12 @@ batch:  validating ──► in_progress ──► completed
                            └─ cancelling ──► cancelled
 """
 
+from decimal import Decimal
 from enum import StrEnum
 
 import msgspec
 
+from batchmill.openrouter.money import to_usd
 from batchmill.openrouter.outcomes import Usage
 
 
@@ -76,6 +78,51 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: str | None = None
     request: bytes | None = None  # the body of a failed line, so that it can be handed in again
     attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the line got its completion."""
+        return self.state is LineState.SUCCEEDED
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What the line cost over all attempts, None when the upstream never told."""
+        return None if self.cost is None else to_usd(self.cost)
+
+    @property
+    def content(self) -> str | None:
+        """The text of the first choice; None for a line without one (failed, or tool calls only)."""
+        if not self.succeeded or self.response is None:
+            return None
+        choices = _decode_completion(self.response).choices
+        return choices[0].message.content if choices else None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_decode_completion = msgspec.json.Decoder(_Completion).decode
+
+
+def cancelled_line(line: Line, model: str) -> Result:
+    """Return the result of a line that was never sent because its batch was cancelled."""
+    return Result(
+        index=line.index,
+        custom_id=line.custom_id,
+        model=model,
+        state=LineState.CANCELLED,
+        error_code="batch_cancelled",
+        error_message="This request was not executed because the batch was cancelled.",
+    )
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,27 @@
+"""Logs: structlog to standard error, JSON where no person watches; other libraries only when something is wrong."""
+
+import logging
+import sys
+
+import structlog
+
+from batchmill.config.settings import LogSettings
+
+
+def set_up(settings: LogSettings) -> None:
+    """Configure structlog for this process."""
+    level = getattr(logging, settings.level.upper())
+    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    logging.getLogger("arq").setLevel(logging.ERROR)

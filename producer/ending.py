@@ -1,0 +1,65 @@
+"""Cancelling a batch, and trying its failed lines again."""
+
+from collections import Counter, defaultdict
+
+from redis.asyncio import Redis
+
+from batchmill.producer.errors import InputError
+from batchmill.store import batches, lanes
+from batchmill.store.model import BatchState, Line, LineState, cancelled_line
+from batchmill.store.records import Recording, follow, record
+from batchmill.store.staging import BatchFacts, Staging, shard_size
+
+_DAY = 86_400
+
+
+async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchState:
+    """Send nothing more of a batch. What is in the air is kept as it comes; all else is recorded as cancelled.
+
+    Works without any worker. Returns the state that the batch is in now. Raises UnknownBatchError.
+    """
+    state = await batches.mark_cancelling(redis, batch_id)
+    if state is not BatchState.CANCELLING:
+        return state
+    upstream = (await batches.status(redis, batch_id)).upstream
+    for shard in await batches.open_shards(redis, batch_id):
+        if not await lanes.withdraw(redis, upstream, shard.model, shard.reference):
+            continue  # a worker has it, and hears of the end itself
+        work = await batches.load(redis, shard.reference, shard.first, shard.last)
+        lines = work.lines if work else ()
+        results = tuple(cancelled_line(line, shard.model) for line in lines)
+        await record(redis, [Recording(batch_id, results)], "producer", retention_days * _DAY)
+        await lanes.forget(redis, shard.reference)
+    return (await batches.status(redis, batch_id)).state
+
+
+async def retry(redis: Redis, batch_id: str, *, retention_days: int) -> tuple[str, int]:
+    """Enqueue the failed lines of a finished batch as a new batch; return its id and how many lines it has.
+
+    Asked again, it returns the same batch. Raises InputError when there is nothing to try again.
+    """
+    status = await batches.status(redis, batch_id)
+    if not status.state.terminal:
+        raise InputError(f"{batch_id} is still {status.state.value}; `batchmill retry` is for finished batches")
+    content = f"retry:{batch_id}"
+    existing = await batches.by_content(redis, content)
+    if existing:
+        return existing, (await batches.status(redis, existing)).total
+    lines: dict[str, list[Line]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    async for entry in follow(redis, batch_id, wait=False):
+        failed = entry.result
+        if failed is not None and failed.state is LineState.FAILED and failed.request is not None:
+            lines[failed.model].append(Line(counts.total(), failed.custom_id, failed.request))
+            counts[failed.model] += 1
+    if not counts:
+        raise InputError(f"{batch_id} has no failed line that could be sent again")
+    staging = Staging(redis, status.upstream, retention_days=retention_days)
+    for model, failed_lines in lines.items():
+        size = shard_size(len(failed_lines))
+        for start in range(0, len(failed_lines), size):
+            await staging.add(model, failed_lines[start : start + size])
+    facts = BatchFacts(
+        total=counts.total(), models=dict(counts), content=content, source=status.source, retry_of=batch_id
+    )
+    return await staging.release(facts), counts.total()

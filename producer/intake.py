@@ -1,0 +1,210 @@
+"""From lines to a batch: a first pass checks, counts and recognises; a second stages shards; then the batch is let go.
+
+Two passes, because a batch is all or nothing: a bad line found at the end must not have cost anything, and the
+same content must be found again before any of it is enqueued twice. What can't be read twice (standard input, an
+iterable) is spooled to a temporary file first.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.producer.errors import InputError
+from batchmill.producer.input import BadLine, InputOptions, Request, read
+from batchmill.store import batches
+from batchmill.store.model import Line, LineState, Result
+from batchmill.store.staging import BatchFacts, Staging, shard_size
+
+_SHOWN_BAD_LINES = 20  # as OpenAI's own batch errors
+_CHUNK = 500  # lines between two looks at the event loop
+_SHARD_BYTES = 1 << 20
+_BUFFER_BYTES = 16 << 20  # over all models, so that 400 models in one file fit in memory, too
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """What the first pass saw. `digest` names the content: lines, options and upstream."""
+
+    models: dict[str, int]
+    bad: tuple[BadLine, ...]  # all of them when invalid lines are skipped, else the first few
+    bad_count: int
+    digest: str
+
+    @property
+    def good(self) -> int:
+        """How many lines can run."""
+        return sum(self.models.values())
+
+    @property
+    def total(self) -> int:
+        """How many lines the batch has, those that never can run included."""
+        return self.good + self.bad_count
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """What became of lines handed over. `reused`: the same content was there already."""
+
+    batch_id: str
+    reused: bool
+    survey: Survey
+
+
+async def survey(path: Path, options: InputOptions, upstream: str, *, source: str, skip_invalid: bool) -> Survey:
+    """Check every line. Raises InputError for bad lines (unless they are to be skipped) and for an empty file."""
+    digest = blake2b(digest_size=16, person=b"batchmill")
+    digest.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
+    models: Counter[str] = Counter()
+    bad: list[BadLine] = []
+    bad_count = 0
+    fatal = False  # what is wrong with the file as a whole can't be skipped
+    with path.open("rb") as file:
+        lines = read(file, options)
+        while chunk := await asyncio.to_thread(_take, lines):
+            for line in chunk:
+                if isinstance(line, Request):
+                    models[line.model] += 1
+                    digest.update(msgspec.msgpack.encode(line))
+                else:
+                    fatal = fatal or line.number is None
+                    bad_count += 1
+                    digest.update(line.code.encode())
+                    if skip_invalid or len(bad) < _SHOWN_BAD_LINES:
+                        bad.append(line)
+    found = Survey(dict(models), tuple(bad), bad_count, digest.hexdigest())
+    if fatal or (bad_count and not (skip_invalid and found.good)):
+        raise BadLinesError(source, found)
+    return found
+
+
+class BadLinesError(InputError):
+    """Lines that can't run. `survey` has the first of them, and how many there are."""
+
+    def __init__(self, source: str, survey: Survey) -> None:
+        self.survey = survey
+        lines = [describe(line) for line in survey.bad[:_SHOWN_BAD_LINES]]
+        more = survey.bad_count - len(lines)
+        if more > 0:
+            lines.append(f"... and {more:,} more")
+        hint = "" if not survey.good else "; correct them, or run the others with --skip-invalid"
+        noun = "line" if survey.bad_count == 1 else "lines"
+        head = f"{survey.bad_count:,} bad {noun}, nothing was enqueued{hint}"
+        super().__init__("\n".join([f"{source}: {head}", *("  " + line for line in lines)]))
+
+
+def describe(bad: BadLine) -> str:
+    """Return a bad line in words: where, which field, why."""
+    where = f"line {bad.number}" if bad.number else "file"
+    field = f", {bad.param}" if bad.param else ""
+    return f"{where}{field}: {bad.message}"
+
+
+async def submit(
+    redis: Redis,
+    path: Path,
+    options: InputOptions,
+    upstream: str,
+    *,
+    source: str,
+    retention_days: int,
+    skip_invalid: bool = False,
+    anew: bool = False,
+) -> Submission:
+    """Enqueue the lines of a file, or find the batch that has them already. Raises InputError.
+
+    `anew` forgets that other batch first. `source` is the name that people know the file by.
+    """
+    try:
+        found = await survey(path, options, upstream, source=source, skip_invalid=skip_invalid)
+    except OSError as error:
+        raise InputError(f"{source} can't be read: {error.strerror}") from error
+    if anew:
+        await batches.forget_content(redis, found.digest)
+    existing = await batches.by_content(redis, found.digest)
+    if existing:
+        return Submission(existing, reused=True, survey=found)
+    staging = Staging(redis, upstream, retention_days=retention_days)
+    try:
+        staged, refused = await _stage(staging, path, options, found)
+        if staged != found.models:
+            raise InputError(f"{source} changed while it was read; hand it in again when it is complete")
+        facts = BatchFacts(total=found.total, models=found.models, content=found.digest, source=source)
+        batch_id = await staging.release(facts, refused)
+    except BaseException:
+        await asyncio.shield(staging.discard())
+        raise
+    return Submission(batch_id, reused=batch_id != staging.batch_id, survey=found)
+
+
+async def _stage(
+    staging: Staging, path: Path, options: InputOptions, found: Survey
+) -> tuple[dict[str, int], list[Result]]:
+    sizes = {model: shard_size(lines) for model, lines in found.models.items()}
+    buffers = _Buffers()
+    staged: Counter[str] = Counter()
+    refused: list[Result] = []
+    index = 0
+    with path.open("rb") as file:
+        lines = read(file, options)
+        while chunk := await asyncio.to_thread(_take, lines):
+            for line in chunk:
+                if isinstance(line, Request):
+                    staged[line.model] += 1
+                    buffers.add(line.model, Line(index, line.custom_id, line.body))
+                    if buffers.full(line.model, sizes.get(line.model, 1)):
+                        await staging.add(line.model, buffers.take(line.model))
+                    while buffers.total > _BUFFER_BYTES:
+                        largest = buffers.largest()
+                        await staging.add(largest, buffers.take(largest))
+                else:
+                    refused.append(_refused(line, index))
+                index += 1
+    for model in buffers.models():
+        await staging.add(model, buffers.take(model))
+    return dict(staged), refused
+
+
+class _Buffers:
+    """Lines on their way into shards, by model, and how many bytes they are."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[Line]] = {}
+        self._bytes: Counter[str] = Counter()
+        self.total = 0
+
+    def add(self, model: str, line: Line) -> None:
+        self._lines.setdefault(model, []).append(line)
+        self._bytes[model] += len(line.body)
+        self.total += len(line.body)
+
+    def full(self, model: str, lines: int) -> bool:
+        return len(self._lines[model]) >= lines or self._bytes[model] >= _SHARD_BYTES
+
+    def take(self, model: str) -> list[Line]:
+        self.total -= self._bytes.pop(model, 0)
+        return self._lines.pop(model)
+
+    def largest(self) -> str:
+        return max(self._bytes, key=self._bytes.__getitem__)
+
+    def models(self) -> list[str]:
+        return list(self._lines)
+
+
+def _take(lines: Iterator[Request | BadLine]) -> list[Request | BadLine]:
+    return list(islice(lines, _CHUNK))
+
+
+def _refused(bad: BadLine, index: int) -> Result:
+    return Result(
+        index=index,
+        custom_id=bad.custom_id or f"line-{bad.number}",
+        model="",
+        state=LineState.FAILED,
+        error_code=bad.code,
+        error_message=describe(bad),
+    )

@@ -1,0 +1,145 @@
+"""What a program uses: a Producer that hands lines over, and a Batch to ask about them."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.config.settings import Settings, load
+from batchmill.producer import ending, intake
+from batchmill.producer.input import InputOptions, form_of
+from batchmill.producer.intake import Submission
+from batchmill.store import batches, records
+from batchmill.store.connection import open_store
+from batchmill.store.errors import UnknownBatchError
+from batchmill.store.model import BatchState, BatchStatus, Result
+
+Source = str | Path | Iterable[Mapping[str, Any] | bytes | str]
+"""A file's path, or lines: objects (encoded as JSON) or JSON text."""
+
+
+class Batch:
+    """A batch that was handed over. Get one from `Producer.submit` or `Producer.batch`."""
+
+    def __init__(
+        self, redis: Redis, batch_id: str, retention_days: int, *, submission: Submission | None = None
+    ) -> None:
+        self.id = batch_id
+        self.submission = submission
+        self._redis = redis
+        self._retention_days = retention_days
+
+    @property
+    def reused(self) -> bool:
+        """Whether the same lines had been handed over before, so that nothing was enqueued."""
+        return self.submission is not None and self.submission.reused
+
+    async def status(self) -> BatchStatus:
+        """Return the batch as it is now. Raises UnknownBatchError once it has expired."""
+        return await batches.status(self._redis, self.id)
+
+    async def results(self, *, follow: bool = False) -> AsyncIterator[Result]:
+        """Yield the results that there are, in the order they came; with `follow`, until every line has one."""
+        if not await batches.exists(self._redis, self.id):
+            raise UnknownBatchError(self.id)
+        async for entry in records.follow(self._redis, self.id, wait=follow):
+            if entry.result is not None:
+                yield entry.result
+
+    async def cancel(self) -> BatchState:
+        """Send nothing more; results that are there stay. `cancelling` while lines are in the air, then `cancelled`."""
+        return await ending.cancel(self._redis, self.id, retention_days=self._retention_days)
+
+    async def retry(self) -> "Batch":
+        """Hand the failed lines of this finished batch over again, as a batch of their own. Raises InputError."""
+        batch_id, _ = await ending.retry(self._redis, self.id, retention_days=self._retention_days)
+        return Batch(self._redis, batch_id, self._retention_days)
+
+
+class Producer:
+    """Hands lines over to a fleet and asks for what became of them. Get one from `Producer.connect`."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: Settings | None = None) -> "AsyncIterator[Producer]":
+        """Connect to the settings' Redis (by default: environment, else the embedded server of the data folder).
+
+        Raises StoreError when the server can't be reached or must not be used, ConfigError for bad settings.
+        """
+        settings = settings or load()
+        async with open_store(settings) as store:
+            yield cls(store.redis, settings)
+
+    async def submit(
+        self,
+        source: Source,
+        *,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        limit: int | None = None,
+        skip_invalid: bool = False,
+        name: str | None = None,
+        anew: bool = False,
+    ) -> Batch:
+        """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
+
+        `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
+        the lines came from when `source` is no path. Raises InputError, which names lines and fields.
+        """
+        options = InputOptions(
+            form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
+            model=model,
+            max_tokens=max_tokens,
+            limit=limit,
+            max_lines=self._settings.input.max_lines,
+            max_line_bytes=self._settings.input.max_line_bytes,
+        )
+        if isinstance(source, str | Path):
+            return await self._submit_file(Path(source), options, name or str(source), skip_invalid, anew)
+        with tempfile.NamedTemporaryFile(prefix="batchmill-") as spool:
+            await asyncio.to_thread(_write_lines, source, spool)
+            return await self._submit_file(Path(spool.name), options, name or "lines", skip_invalid, anew)
+
+    async def _submit_file(self, path: Path, options: InputOptions, name: str, skip_invalid: bool, anew: bool) -> Batch:
+        retention = self._settings.results.retention_days
+        submission = await intake.submit(
+            self._redis,
+            path,
+            options,
+            self._settings.upstream_name,
+            source=name,
+            skip_invalid=skip_invalid,
+            retention_days=retention,
+            anew=anew,
+        )
+        return Batch(self._redis, submission.batch_id, retention, submission=submission)
+
+    async def batch(self, batch_id: str) -> Batch:
+        """Return the batch of that id. Raises UnknownBatchError."""
+        if not await batches.exists(self._redis, batch_id):
+            raise UnknownBatchError(batch_id)
+        return Batch(self._redis, batch_id, self._settings.results.retention_days)
+
+    async def batches(self, count: int = 20) -> list[BatchStatus]:
+        """Return the newest batches, newest first."""
+        return await batches.newest(self._redis, count)
+
+
+def _write_lines(lines: Iterable[Mapping[str, Any] | bytes | str], target: "BinaryIO | Any") -> None:
+    encode = msgspec.json.encode
+    for line in lines:
+        if isinstance(line, str):
+            target.write(line.encode())
+        else:
+            target.write(line if isinstance(line, bytes) else encode(line))
+        target.write(b"\n")
+    target.flush()

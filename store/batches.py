@@ -1,0 +1,187 @@
+"""Batches: their state, their cancellation, and the list of those that there are."""
+
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.openrouter.outcomes import Usage
+from batchmill.store import keys
+from batchmill.store.errors import UnknownBatchError
+from batchmill.store.model import BatchState, BatchStatus, Line, LineState
+from batchmill.store.scripts import Script
+from batchmill.store.staging import Shard
+
+_cancel = Script("cancel")
+
+WORKER_SILENCE_MS = 10_000
+"""A worker that sent no heartbeat for so long has nothing in the air, as far as anybody can tell."""
+
+_NUMBERS = (
+    "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "cost", "uncosted",
+    *(state.value for state in LineState),
+)  # fmt: skip
+_TEXTS = ("source", "retry_of", "upstream")
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+
+
+class ShardWork(msgspec.Struct, frozen=True):
+    """A shard as a run finds it: its lines without a result, and whether the batch is being cancelled."""
+
+    lines: tuple[Line, ...]
+    cancelled: bool
+
+
+_decode_lines = msgspec.msgpack.Decoder(tuple[Line, ...]).decode
+
+
+async def status(redis: Redis, batch_id: str) -> BatchStatus:
+    """Return the batch as it is now. Raises UnknownBatchError."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.execute_command("HGETALL", keys.batch(batch_id))
+        pipe.execute_command("HGETALL", keys.air(batch_id))
+        pipe.execute_command("TIME")
+        facts, air, (seconds, microseconds) = await pipe.execute()
+    if not facts:
+        raise UnknownBatchError(batch_id)
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    found = _status(facts, 0)
+    if found.state.terminal:
+        return found
+    seen = await redis.execute_command("ZRANGE", keys.workers(found.upstream), 0, -1, "WITHSCORES")
+    alive = {worker for worker, beat in seen if now_ms - float(beat) < WORKER_SILENCE_MS}
+    running = sum(int(count) for worker, count in air.items() if worker in alive)
+    found = msgspec.structs.replace(found, running=min(running, found.total - found.done))
+    if found.running or not found.pending:
+        return found
+    return msgspec.structs.replace(found, blocked_on=await _blocked_on(redis, found, any_worker=bool(alive)))
+
+
+async def account_refusal(redis: Redis, upstream: str) -> str | None:
+    """Return why the upstream refuses the account now, if it does."""
+    reason = await redis.execute_command("GET", keys.blocked(upstream, "refused"))
+    return reason.decode() if reason else None
+
+
+async def say_blocked(redis: Redis, upstream: str, scope: str, reason: str, *, seconds: float) -> None:
+    """Let everybody see why lines of a scope wait, for as long as they do."""
+    milliseconds = max(1, round(seconds * 1000))
+    await redis.execute_command("SET", keys.blocked(upstream, scope), reason, "PX", milliseconds)
+
+
+async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> str | None:
+    if not any_worker:
+        return f"no worker for {found.upstream}"
+    scopes = ["account", *found.models]
+    if any(model.endswith(":free") for model in found.models):
+        scopes.append(":free")
+    reasons = await redis.execute_command("MGET", *(keys.blocked(found.upstream, scope) for scope in scopes))
+    said = [reason.decode() for reason in reasons if reason]
+    return "; ".join(said) or None
+
+
+async def exists(redis: Redis, batch_id: str) -> bool:
+    """Whether there is such a batch."""
+    return bool(await redis.execute_command("EXISTS", keys.batch(batch_id)))
+
+
+async def newest(redis: Redis, count: int) -> list[BatchStatus]:
+    """Return the newest batches, newest first."""
+    ids = await redis.execute_command("ZREVRANGE", keys.batches(), 0, count - 1)
+    found = []
+    for batch_id in ids:
+        try:
+            found.append(await status(redis, batch_id.decode()))
+        except UnknownBatchError:
+            continue  # expired; maintenance drops it from the list
+    return found
+
+
+async def by_content(redis: Redis, content: str) -> str | None:
+    """Return the id of the batch that has this content, if there is one."""
+    found = await redis.execute_command("GET", keys.content(content))
+    return found.decode() if found else None
+
+
+async def forget_content(redis: Redis, content: str) -> None:
+    """Let the same lines be run anew."""
+    await redis.execute_command("DEL", keys.content(content))
+
+
+async def live(redis: Redis) -> list[str]:
+    """Return the ids of all batches that are not terminal."""
+    return sorted(batch_id.decode() for batch_id in await redis.execute_command("SMEMBERS", keys.live()))
+
+
+async def drop_expired(redis: Redis, retention_days: int) -> None:
+    """Take batches that are older than what is kept out of the list, unless they are still there."""
+    seconds, _ = await redis.execute_command("TIME")
+    horizon = int(seconds) - retention_days * 86_400
+    for batch_id in await redis.execute_command("ZRANGEBYSCORE", keys.batches(), "-inf", horizon):
+        if not await exists(redis, batch_id.decode()):
+            await redis.execute_command("ZREM", keys.batches(), batch_id)
+
+
+async def mark_cancelling(redis: Redis, batch_id: str) -> BatchState:
+    """Ask for the batch's end and tell its workers; return the state it is in now. Raises UnknownBatchError."""
+    facts = await redis.execute_command("HMGET", keys.batch(batch_id), "content", "upstream")
+    content, upstream = (value.decode() if value else "" for value in facts)
+    state = await _cancel(redis, [keys.batch(batch_id), keys.content(content)], [batch_id])
+    if not state:
+        raise UnknownBatchError(batch_id)
+    await redis.execute_command("PUBLISH", keys.wake(upstream), f"!{batch_id}")
+    return BatchState(state.decode())
+
+
+async def cancelling_among(redis: Redis, batch_ids: list[str]) -> set[str]:
+    """Return which of these batches nothing should be sent for any more."""
+    if not batch_ids:
+        return set()
+    async with redis.pipeline(transaction=False) as pipe:
+        for batch_id in batch_ids:
+            pipe.execute_command("HGET", keys.batch(batch_id), "state")
+        states = await pipe.execute()
+    return {batch_id for batch_id, state in zip(batch_ids, states, strict=True) if state != b"in_progress"}
+
+
+async def open_shards(redis: Redis, batch_id: str) -> list[Shard]:
+    """Return the batch's unfinished shards."""
+    entries = await redis.execute_command("HGETALL", keys.open_shards(batch_id))
+    return [msgspec.msgpack.decode(value, type=Shard) for value in entries.values()]
+
+
+async def load(redis: Redis, reference: str, first: int, last: int) -> ShardWork | None:
+    """Return what is left to do of a shard, in one round trip; None when it is finished or gone."""
+    batch_id = keys.batch_of(reference)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.execute_command("GET", keys.shard(reference))
+        pipe.execute_command("GETRANGE", keys.done(batch_id), first // 8, last // 8)
+        pipe.execute_command("HGET", keys.batch(batch_id), "state")
+        payload, done, state = await pipe.execute()
+    if payload is None or state is None:
+        return None
+    offset = first // 8 * 8
+    lines = _decode_lines(payload)
+    if done.strip(b"\0"):
+        lines = tuple(line for line in lines if not _bit(done, line.index - offset))
+    return ShardWork(lines, cancelled=state != b"in_progress")
+
+
+def _bit(bitmap: bytes, position: int) -> bool:
+    byte = position // 8
+    return byte < len(bitmap) and bool(bitmap[byte] & (0x80 >> position % 8))
+
+
+def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
+    values: dict[str, Any] = {name: int(facts[name.encode()]) for name in _NUMBERS if name.encode() in facts}
+    values |= {name: facts[name.encode()].decode() for name in _TEXTS if name.encode() in facts}
+    for state in LineState:
+        values.setdefault(state.value, 0)
+    return BatchStatus(
+        id=facts[b"id"].decode(),
+        state=BatchState(facts[b"state"].decode()),
+        running=running,
+        usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
+        models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
+        **values,
+    )

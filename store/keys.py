@@ -1,0 +1,126 @@
+"""Every key in Redis: one function each, with its type, its life and who writes it.
+
+Permanent (small, and bounded by the number of models and batches kept): `lanes`, `batches`, `live`.
+All keys of one batch share the hash tag {batch id}. `arq:` keys are arq's own format.
+
+A lane belongs to an upstream, so that lines meant for a simulator never reach a worker that pays, and back.
+"""
+
+from hashlib import blake2b
+
+PREFIX = "bm:"
+
+
+def upstream_tag(upstream: str) -> str:
+    """Return the short name of an upstream inside keys."""
+    return blake2b(upstream.encode(), digest_size=4).hexdigest()
+
+
+def lanes(upstream: str) -> str:
+    """Set of model ids that ever had a lane. Permanent. Written at enqueue."""
+    return f"{PREFIX}lanes:{upstream_tag(upstream)}"
+
+
+def lane(upstream: str, model: str) -> str:
+    """Sorted set, arq's queue: shard reference -> score. Gone when empty. Written at enqueue, claim, give back."""
+    return f"{PREFIX}lane:{upstream_tag(upstream)}:{model}"
+
+
+def leases(upstream: str, model: str) -> str:
+    """Sorted set: reference of a claimed shard -> lease end (ms). Gone when empty. Written by claim, renew, finish."""
+    return f"{PREFIX}leases:{upstream_tag(upstream)}:{model}"
+
+
+def runs(upstream: str, model: str) -> str:
+    """Hash: reference of a claimed shard -> id of the run that holds it. Gone when empty. As `leases`."""
+    return f"{PREFIX}runs:{upstream_tag(upstream)}:{model}"
+
+
+def wake(upstream: str) -> str:
+    """Channel: a model id (its lane has work) or `!` and a batch id (the batch was cancelled)."""
+    return f"{PREFIX}wake:{upstream_tag(upstream)}"
+
+
+def workers(upstream: str) -> str:
+    """Sorted set: worker id -> last heartbeat (ms). Expires a day after the last heartbeat. Written by heartbeats."""
+    return f"{PREFIX}workers:{upstream_tag(upstream)}"
+
+
+def pulse(upstream: str) -> str:
+    """Hash: `beat` (ms, newest heartbeat of the fleet) and `grace` (ms, no lease is taken away before). A day."""
+    return f"{PREFIX}pulse:{upstream_tag(upstream)}"
+
+
+def blocked(upstream: str, scope: str) -> str:
+    """String: why lines of the scope (a model id, `:free` or `account`) wait. Expires when the wait does. Workers."""
+    return f"{PREFIX}blocked:{upstream_tag(upstream)}:{scope}"
+
+
+def maintenance(upstream: str) -> str:
+    """String: the worker that does the fleet's upkeep now. Expires after a few heartbeats. Workers."""
+    return f"{PREFIX}maintenance:{upstream_tag(upstream)}"
+
+
+def batches() -> str:
+    """Sorted set: batch id -> created_at. Permanent; maintenance drops what has expired. Written at release."""
+    return f"{PREFIX}batches"
+
+
+def live() -> str:
+    """Set of batch ids that are not terminal. Permanent. Written at release and by the last record."""
+    return f"{PREFIX}live"
+
+
+def content(digest: str) -> str:
+    """String: id of the batch that has this content. Kept as long as the batch. Written at release."""
+    return f"{PREFIX}content:{digest}"
+
+
+def batch(batch_id: str) -> str:
+    """Hash: a batch's facts and counters. Retention. Written at release, by records and by cancel."""
+    return f"{PREFIX}{{{batch_id}}}:batch"
+
+
+def done(batch_id: str) -> str:
+    """Bitmap over line indexes: has a terminal result. Retention. Written by records only."""
+    return f"{PREFIX}{{{batch_id}}}:done"
+
+
+def results(batch_id: str) -> str:
+    """Stream of results, an entry a line, then one `end`. Retention. Written by records only."""
+    return f"{PREFIX}{{{batch_id}}}:results"
+
+
+def air(batch_id: str) -> str:
+    """Hash: worker id -> lines of the batch that it has in the air. Retention. Written with records."""
+    return f"{PREFIX}{{{batch_id}}}:air"
+
+
+def open_shards(batch_id: str) -> str:
+    """Hash: reference of an unfinished shard -> model. Retention. Written at release and finish."""
+    return f"{PREFIX}{{{batch_id}}}:open"
+
+
+def shard(reference: str) -> str:
+    """String: the lines of a shard (MessagePack). Staging time, then retention; gone when finished."""
+    return f"{PREFIX}{{{batch_of(reference)}}}:shard:{reference}"
+
+
+def job(reference: str) -> str:
+    """String: arq's job. Retention; gone when finished."""
+    return f"arq:job:{reference}"
+
+
+def tries(reference: str) -> str:
+    """String: arq's count of runs. About a day; gone when finished. Written by arq."""
+    return f"arq:retry:{reference}"
+
+
+def reference(batch_id: str, number: int, lines: int) -> str:
+    """Return a shard's reference, which is its arq job id: it tells the batch and how many lines to expect."""
+    return f"{batch_id}.{number}.{lines}"
+
+
+def batch_of(shard_reference: str) -> str:
+    """Return the batch of a shard's reference."""
+    return shard_reference.split(".", 1)[0]

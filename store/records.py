@@ -1,0 +1,118 @@
+"""Results: recorded once a line, first writer wins, readable from the moment they are there.
+
+A batch's results are a stream: read from a cursor, or block for more. `record` writes many results of many batches
+in one round trip.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from batchmill.store import keys
+from batchmill.store.connection import OUTAGE
+from batchmill.store.model import Result
+from batchmill.store.scripts import Argument, Script
+
+_record = Script("record")
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Result).decode
+
+START = "0-0"
+"""The cursor before the first result."""
+
+_PAGE = 500
+_BLOCK_MS = 1000
+_PAYLOAD, _END = b"r", b"end"
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """What one flush says about one batch: new results, and the lines that the worker now has in the air."""
+
+    batch_id: str
+    results: tuple[Result, ...]
+    in_air: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of the stream; `result` is None for the entry that says that the batch is finished."""
+
+    cursor: str
+    result: Result | None
+
+
+async def record(redis: Redis, recordings: Sequence[Recording], worker: str, retention: int) -> list[int]:
+    """Record in one round trip; return how many results of each batch were new (-1: the batch is gone).
+
+    Safe to repeat after an error. `retention` in seconds.
+    """
+    async with redis.pipeline(transaction=False) as pipe:
+        for recording in recordings:
+            _record.queue(pipe, *_call(recording, worker, retention))
+        replies = await pipe.execute(raise_on_error=False)
+    return [
+        await _settle_reply(redis, recording, worker, retention, reply)
+        for recording, reply in zip(recordings, replies, strict=True)
+    ]
+
+
+async def _settle_reply(redis: Redis, recording: Recording, worker: str, retention: int, reply: object) -> int:
+    if isinstance(reply, NoScriptError):
+        return int(await _record(redis, *_call(recording, worker, retention)))
+    if isinstance(reply, Exception):
+        raise reply
+    return int(reply)  # type: ignore[call-overload, no-any-return]  # an integer reply of the script
+
+
+def _call(recording: Recording, worker: str, retention: int) -> tuple[list[str], list[Argument]]:
+    batch_id = recording.batch_id
+    names = [keys.batch(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id), keys.live()]
+    arguments: list[Argument] = [batch_id, retention, worker, recording.in_air]
+    for result in recording.results:
+        usage = result.usage
+        arguments += [result.index, result.state.value, "" if result.cost is None else result.cost]
+        if usage is None:
+            arguments += [0, 0, 0, 0]
+        else:
+            arguments += [
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.cached_tokens,
+                usage.reasoning_tokens,
+            ]
+        arguments.append(_encode(result))
+    return names, arguments
+
+
+async def read(redis: Redis, batch_id: str, cursor: str = START, *, block: bool = False) -> list[Entry]:
+    """Return the entries after the cursor, a page at most; with `block`, wait about a second for one."""
+    options: list[Argument] = ["COUNT", _PAGE]
+    if block:
+        options += ["BLOCK", _BLOCK_MS]
+    reply = await redis.execute_command("XREAD", *options, "STREAMS", keys.results(batch_id), cursor)
+    return [_entry(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
+
+
+async def follow(redis: Redis, batch_id: str, cursor: str = START, *, wait: bool = True) -> AsyncIterator[Entry]:
+    """Yield entries as they land until the batch is finished, over outages of the server; else those that are there."""
+    while True:
+        try:
+            entries = await read(redis, batch_id, cursor, block=wait)
+        except OUTAGE:
+            if not wait:
+                raise
+            continue
+        for entry in entries:
+            yield entry
+            if entry.result is None:
+                return
+            cursor = entry.cursor
+        if not entries and (not wait or not await redis.execute_command("EXISTS", keys.batch(batch_id))):
+            return
+
+
+def _entry(entry_id: bytes, fields: dict[bytes, bytes] | list[bytes]) -> Entry:
+    pairs = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    payload = pairs.get(_PAYLOAD)
+    return Entry(entry_id.decode(), None if payload is None else _decode(payload))

@@ -1,0 +1,42 @@
+-- Renew the leases of one worker's runs in one lane, and take back what silent workers hold.
+-- KEYS  1 lane  2 leases  3 runs  4 pulse (hash: beat, grace)
+-- ARGV  1 lease (ms)  2.. reference, run id, reference, run id ...
+-- Returns the references that the caller has lost, then '', then the references taken back from silent workers.
+--
+-- When no heartbeat of any worker came for half a lease, it was the server that was away (or there was no fleet),
+-- not the holders: nothing is taken from anybody until the holders had half a lease to come back.
+local lane, leases, runs, pulse = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local lease = tonumber(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lost = {}
+for i = 2, #ARGV, 2 do
+  local reference, run = ARGV[i], ARGV[i + 1]
+  local holder = redis.call('HGET', runs, reference)
+  if holder == run then
+    redis.call('ZADD', leases, now + lease, reference)
+  elseif not holder and redis.call('ZSCORE', lane, reference) then
+    redis.call('ZREM', lane, reference) -- taken back, but nobody began it yet: it is still ours
+    redis.call('ZADD', leases, now + lease, reference)
+    redis.call('HSET', runs, reference, run)
+  else
+    lost[#lost + 1] = reference
+  end
+end
+local beat = tonumber(redis.call('HGET', pulse, 'beat') or 0)
+local grace = tonumber(redis.call('HGET', pulse, 'grace') or 0)
+if now - beat > lease / 2 then
+  grace = now + lease / 2
+  redis.call('HSET', pulse, 'grace', grace)
+end
+redis.call('HSET', pulse, 'beat', now)
+redis.call('PEXPIRE', pulse, 86400000)
+lost[#lost + 1] = ''
+if now < grace then return lost end
+for _, reference in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1000)) do
+  redis.call('ZREM', leases, reference)
+  redis.call('HDEL', runs, reference)
+  redis.call('ZADD', lane, 1, reference) -- the lowest score there is: what was begun goes first
+  lost[#lost + 1] = reference
+end
+return lost

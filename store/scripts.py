@@ -1,0 +1,35 @@
+"""Lua scripts, known by their content: EVALSHA first, the whole text when the server does not have it yet."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import NoScriptError
+
+Argument = str | bytes | int
+
+
+class Script:
+    """One `.lua` file of this room; its head names KEYS, ARGV and what it returns."""
+
+    def __init__(self, name: str) -> None:
+        self.text = resources.files("batchmill.store").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, redis: Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run it in one round trip (two, once, after the server forgot it)."""
+        try:
+            return await redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+
+    def queue(self, pipe: Pipeline, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
+        """Add a call to a pipeline; the caller answers a NoScriptError by `load` and another try."""
+        pipe.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+    async def load(self, redis: Redis) -> None:
+        """Make the server know it."""
+        await redis.execute_command("SCRIPT LOAD", self.text)

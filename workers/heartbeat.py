@@ -1,0 +1,75 @@
+"""A process's sign of life: leases renewed, silent workers' shards taken back, cancelled batches noticed.
+
+One beat is a round trip for the leases of each lane and one for the rest.
+"""
+
+import asyncio
+import time
+
+import structlog
+from redis.asyncio import Redis
+
+from batchmill.config.settings import Settings
+from batchmill.store import batches, keys, lanes
+from batchmill.store.connection import outlive
+from batchmill.workers.dispatcher import Dispatcher
+from batchmill.workers.watch import LaneWatch
+
+log = structlog.get_logger()
+
+_DAY = 86_400
+
+
+class Heartbeat:
+    """Beats every `settings.worker.heartbeat` seconds."""
+
+    def __init__(
+        self, redis: Redis, watch: LaneWatch, dispatcher: Dispatcher, settings: Settings, worker_id: str
+    ) -> None:
+        self._redis = redis
+        self._watch = watch
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._upstream = settings.upstream_name
+        self._worker_id = worker_id
+
+    async def run(self) -> None:
+        """Beat for ever. Begins with a beat, so that the fleet knows the worker before its first line."""
+        while True:
+            started = time.monotonic()
+            await outlive(self.beat)
+            await asyncio.sleep(max(0.0, self._settings.worker.heartbeat - (time.monotonic() - started)))
+
+    async def beat(self) -> None:
+        """Say that we live, renew, and look for what the other workers or people did."""
+        await self._announce()
+        for model, held in self._watch.held().items():
+            renewal = await lanes.renew(self._redis, self._upstream, model, held, lease=self._settings.worker.lease)
+            for reference in renewal.lost:
+                self._lost(model, reference)
+            if renewal.recovered:
+                log.warning("shards.recovered", model=model, shards=len(renewal.recovered))
+        shards = self._dispatcher.shards()
+        here = sorted({shard.claim.batch_id for shard in shards if not shard.cancelled})
+        for batch_id in await batches.cancelling_among(self._redis, here):
+            self._dispatcher.cancel(batch_id)
+
+    async def leave(self) -> None:
+        """Say that we are gone."""
+        await self._redis.execute_command("ZREM", keys.workers(self._upstream), self._worker_id)
+
+    async def _announce(self) -> None:
+        seconds, microseconds = await self._redis.execute_command("TIME")
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        async with self._redis.pipeline(transaction=False) as pipe:
+            name = keys.workers(self._upstream)
+            pipe.execute_command("ZADD", name, now, self._worker_id)
+            pipe.execute_command("ZREMRANGEBYSCORE", name, "-inf", now - _DAY * 1000)
+            pipe.execute_command("EXPIRE", name, _DAY)
+            await pipe.execute()
+
+    def _lost(self, model: str, reference: str) -> None:
+        run = self._watch.run_of(model, reference)
+        log.warning("lease.lost", shard=reference)
+        if run is not None:
+            self._dispatcher.lose(run)

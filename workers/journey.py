@@ -1,0 +1,144 @@
+"""One line's journey, the whole of it: send -> judge -> record, or wait and try again.
+
+take ──► send ──► Answer ─────────────────────────────► record: succeeded
+           ▲        Failure NEVER, or tries used up ───► record: failed
+           │        Failure BACKOFF ── full jitter ──┐
+           │        Failure LATER ──── its scope rests, fleet sees why
+           │        Failure ACCOUNT ── everything rests, fleet sees why
+           └─────────────────────────────────────────┘
+"""
+
+import random
+import time
+
+import msgspec
+
+from batchmill.config.settings import RetrySettings
+from batchmill.openrouter.outcomes import Answer, Failure, Outcome, Retry
+from batchmill.store.model import Attempt, LineState, Result, cancelled_line
+from batchmill.workers.line import LineRun
+
+_ACCOUNT_REST = 60.0  # seconds until a refused account is tried again
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The line is over: record this."""
+
+    result: Result
+
+
+class TryAgain(msgspec.Struct, frozen=True):
+    """Send the line again in `delay` seconds."""
+
+    delay: float
+
+
+class RestScope(msgspec.Struct, frozen=True):
+    """A limit or a refusal said no: nothing of its scope is sent for `delay` seconds (None: the pacer knows best)."""
+
+    failure: Failure
+    delay: float | None
+
+
+Verdict = Settled | TryAgain | RestScope
+
+
+def judge(run: LineRun, outcome: Outcome, retry: RetrySettings) -> Verdict:
+    """Say what follows from a call's outcome, and keep the attempt with the line."""
+    run.attempts.append(_attempt(outcome))
+    if isinstance(outcome, Answer):
+        return Settled(_succeeded(run, outcome))
+    match outcome.retry:
+        case Retry.NEVER:
+            return Settled(_failed(run, outcome))
+        case Retry.LATER:
+            return _later(run, outcome, retry)
+        case Retry.ACCOUNT:
+            run.attempts.pop()  # says nothing about the line
+            return RestScope(outcome, outcome.retry_after or _ACCOUNT_REST)
+        case Retry.BACKOFF:
+            run.failures += 1
+            if run.failures >= retry.max_attempts:
+                return Settled(_failed(run, outcome))
+            return TryAgain(_backoff(run.failures, outcome.retry_after, retry))
+
+
+def cancelled(run: LineRun) -> Result:
+    """Return the result of a line whose batch was cancelled before it was sent (again)."""
+    return msgspec.structs.replace(
+        cancelled_line(run.line, run.shard.claim.model), cost=_cost(run), attempts=tuple(run.attempts)
+    )
+
+
+def _later(run: LineRun, failure: Failure, retry: RetrySettings) -> Verdict:
+    now = time.monotonic()
+    if run.limited_since is None:
+        run.limited_since = now
+    if now - run.limited_since > retry.max_limited_wait:
+        return Settled(_failed(run, failure))
+    last = run.attempts.pop()
+    if not run.attempts or run.attempts[-1].outcome != last.outcome:
+        run.attempts.append(last)  # a thousand refusals in a row are one piece of news
+    return RestScope(failure, failure.retry_after)
+
+
+def _backoff(failures: int, retry_after: float | None, retry: RetrySettings) -> float:
+    """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"), never sooner than we were asked."""
+    ceiling = min(retry.max_delay, retry.first_delay * 2.0 ** (failures - 1))
+    return (retry_after or 0.0) + random.uniform(0.0, ceiling)  # noqa: S311 - spreading load, not secrets
+
+
+def _attempt(outcome: Outcome) -> Attempt:
+    if isinstance(outcome, Answer):
+        return Attempt(
+            "ok", 200, outcome.latency_ms, outcome.model, outcome.provider, outcome.generation_id, outcome.cost
+        )
+    return Attempt(
+        outcome.code,
+        outcome.status,
+        outcome.latency_ms,
+        provider=outcome.provider,
+        generation_id=outcome.generation_id,
+        cost=outcome.cost,
+        billed=outcome.billed.value,
+        message=outcome.message,
+    )
+
+
+def _succeeded(run: LineRun, answer: Answer) -> Result:
+    return Result(
+        index=run.line.index,
+        custom_id=run.line.custom_id,
+        model=run.shard.claim.model,
+        state=LineState.SUCCEEDED,
+        status_code=200,
+        response=answer.body,
+        usage=answer.usage,
+        cost=_cost(run),
+        latency_ms=answer.latency_ms,
+        finish_reason=answer.finish_reason,
+        attempts=tuple(run.attempts),
+    )
+
+
+def _failed(run: LineRun, failure: Failure) -> Result:
+    return Result(
+        index=run.line.index,
+        custom_id=run.line.custom_id,
+        model=run.shard.claim.model,
+        state=LineState.FAILED,
+        status_code=failure.status if failure.body is not None else None,
+        response=failure.body,
+        error_code=failure.code,
+        error_message=failure.message,
+        usage=failure.usage,
+        cost=_cost(run),
+        latency_ms=failure.latency_ms,
+        request=run.line.body,
+        attempts=tuple(run.attempts),
+    )
+
+
+def _cost(run: LineRun) -> int | None:
+    told = [attempt.cost for attempt in run.attempts if attempt.cost is not None]
+    return sum(told) if told else None

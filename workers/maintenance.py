@@ -1,0 +1,56 @@
+"""The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired."""
+
+import asyncio
+
+import structlog
+from redis.asyncio import Redis
+
+from batchmill.config.settings import Settings
+from batchmill.store import batches, keys
+from batchmill.store.connection import outlive
+from batchmill.store.staging import requeue_lost
+
+log = structlog.get_logger()
+
+_EVERY = 5.0  # seconds
+_TURN_MS = 15_000  # a keeper that died is followed by another after this
+
+
+class Maintenance:
+    """Takes its turn when nobody else has it."""
+
+    def __init__(self, redis: Redis, settings: Settings, worker_id: str) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._worker_id = worker_id
+
+    async def run(self) -> None:
+        """Keep things in order for ever, whenever it is our turn."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if await outlive(self._our_turn):
+                await outlive(self.sweep)
+
+    async def sweep(self) -> None:
+        """Queue lost shards of live batches; drop from the lists what is no more."""
+        upstream = self._settings.upstream_name
+        retention = self._settings.results.retention_days
+        for batch_id in await batches.live(self._redis):
+            facts = await self._redis.execute_command("HGET", keys.batch(batch_id), "upstream")
+            if facts is None:
+                await self._redis.execute_command("SREM", keys.live(), batch_id)
+                await self._redis.execute_command("ZREM", keys.batches(), batch_id)
+            elif facts.decode() == upstream:
+                lost = await requeue_lost(self._redis, upstream, batch_id, retention_days=retention)
+                if lost:
+                    log.warning("shards.requeued", batch=batch_id, shards=len(lost))
+        await batches.drop_expired(self._redis, retention)
+
+    async def _our_turn(self) -> bool:
+        name = keys.maintenance(self._settings.upstream_name)
+        if await self._redis.execute_command("SET", name, self._worker_id, "NX", "PX", _TURN_MS):
+            return True
+        if await self._redis.execute_command("GET", name) != self._worker_id.encode():
+            return False
+        await self._redis.execute_command("PEXPIRE", name, _TURN_MS)
+        return True

@@ -1,0 +1,131 @@
+"""Group commit: one recorder a process gathers results while the last flush is on the wire, and sends them as one.
+
+After an idle moment a result goes out at once. Under load flushes keep a distance of `PACE`, so that many lines
+share a round trip while a result still waits a hundredth of a second at most.
+While Redis is away nothing is lost: results wait here, and `healthy` tells the dispatcher to send nothing new.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from batchmill.store.connection import OUTAGE
+from batchmill.store.model import Result
+from batchmill.store.records import Recording, record
+from batchmill.workers.line import ShardRun
+
+PACE = 0.02
+"""Seconds between flushes under load."""
+
+_OUTAGE_PAUSE = 0.2
+_MAX_RESULTS = 2000  # a flush; the rest goes with the next
+
+log = structlog.get_logger()
+
+
+class Recorder:
+    """Takes results from the dispatcher and makes them visible. `run()` is its one task."""
+
+    def __init__(self, redis: Redis, worker_id: str, *, retention: int) -> None:
+        self._redis = redis
+        self._worker_id = worker_id
+        self._retention = retention
+        self._waiting: list[tuple[ShardRun, Result]] = []
+        self._in_air: dict[str, int] = defaultdict(int)  # batch id -> lines sent and not yet recorded
+        self._touched: set[str] = set()
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.flushes = 0
+        self.healthy = True
+        self.on_healthy: Callable[[], None] = lambda: None  # set by the dispatcher
+
+    @property
+    def backlog(self) -> int:
+        """Results that are not in Redis yet."""
+        return len(self._waiting)
+
+    def sent(self, batch_id: str) -> None:
+        """Note that a line went into the air."""
+        self._in_air[batch_id] += 1
+        self._touch(batch_id)
+
+    def back(self, batch_id: str) -> None:
+        """Note that a line came back without a result (it will be tried again)."""
+        self._in_air[batch_id] -= 1
+        self._touch(batch_id)
+
+    def put(self, shard: ShardRun, result: Result, *, was_sent: bool = True) -> None:
+        """Hand over a line's terminal result. The shard hears of it when it is in Redis."""
+        shard.unrecorded += 1
+        if was_sent:
+            self._in_air[shard.claim.batch_id] -= 1
+        self._waiting.append((shard, result))
+        self._touch(shard.claim.batch_id)
+
+    def _touch(self, batch_id: str) -> None:
+        self._touched.add(batch_id)
+        self._idle.clear()
+        self._work.set()
+
+    async def drained(self) -> None:
+        """Wait until everything handed over is in Redis."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Flush for ever; cancel it after `drained()`."""
+        last = 0.0
+        while True:
+            await self._work.wait()
+            wait = last + PACE - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            last = time.monotonic()
+            self._work.clear()
+            await self._flush()
+            if not self._work.is_set():
+                self._idle.set()
+
+    async def _flush(self) -> None:
+        batch, self._waiting = self._waiting[:_MAX_RESULTS], self._waiting[_MAX_RESULTS:]
+        touched, self._touched = self._touched, set()
+        if self._waiting:
+            self._touch(self._waiting[0][0].claim.batch_id)
+        results: dict[str, list[Result]] = {batch_id: [] for batch_id in touched}
+        for shard, result in batch:
+            results.setdefault(shard.claim.batch_id, []).append(result)
+        still_waiting: dict[str, int] = defaultdict(int)
+        for shard, _ in self._waiting:
+            still_waiting[shard.claim.batch_id] += 1
+        recordings = [
+            Recording(batch_id, tuple(lines), self._in_air[batch_id] + still_waiting[batch_id])
+            for batch_id, lines in results.items()
+        ]
+        await self._record(recordings)
+        for batch_id in touched:
+            if not self._in_air[batch_id]:
+                del self._in_air[batch_id]
+        for shard, result in batch:
+            shard.recorded(result.index)
+
+    async def _record(self, recordings: list[Recording]) -> None:
+        while True:
+            try:
+                await record(self._redis, recordings, self._worker_id, self._retention)
+            except (*OUTAGE, RedisError) as error:  # out of memory, read-only: paid results wait for better times
+                if self.healthy:
+                    log.warning("redis.away", error=type(error).__name__, waiting=self.backlog)
+                self.healthy = False
+                await asyncio.sleep(_OUTAGE_PAUSE)
+                continue
+            self.flushes += 1
+            if not self.healthy:
+                self.healthy = True
+                log.info("redis.back")
+                self.on_healthy()
+            return

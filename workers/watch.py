@@ -1,0 +1,107 @@
+"""Which lanes a process pulls: every lane of its upstream that has work, from the moment it has.
+
+A notification starts a lane at once; a look at all lanes now and then catches what no notification told.
+"""
+
+import asyncio
+
+import structlog
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from batchmill.config.settings import Settings
+from batchmill.store import keys, lanes
+from batchmill.store.connection import OUTAGE, outlive
+from batchmill.store.lanes import Claim
+from batchmill.workers.dispatcher import Dispatcher
+from batchmill.workers.lane import LaneWorker
+from batchmill.workers.line import ShardRun
+
+log = structlog.get_logger()
+
+_LOOK_EVERY = 1.0
+_IDLE_LOOKS = 30  # a lane without work is left after so many looks
+_PAUSE = 0.2
+
+
+class LaneWatch:
+    """The live lanes of one process."""
+
+    def __init__(self, redis: ArqRedis, dispatcher: Dispatcher, settings: Settings, worker_id: str) -> None:
+        self._redis = redis
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._upstream = settings.upstream_name
+        self._worker_id = worker_id
+        self._workers: dict[str, LaneWorker] = {}
+        self._pulling: dict[str, asyncio.Task[None]] = {}
+        self._idle: dict[str, int] = {}
+        dispatcher.on_hungry = self._hungry
+
+    async def look(self) -> None:
+        """Keep the set of live lanes right, for ever."""
+        while True:
+            depths = await outlive(lambda: lanes.waiting(self._redis, self._upstream))
+            for model in depths:
+                self._pull(model)
+            for model, worker in list(self._workers.items()):
+                busy = model in depths or worker.held
+                self._idle[model] = 0 if busy else self._idle.get(model, 0) + 1
+                if self._idle[model] > _IDLE_LOOKS:
+                    self._leave(model)
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def listen(self) -> None:
+        """Follow notifications, for ever."""
+        while True:
+            try:
+                async with self._redis.pubsub() as subscription:
+                    await subscription.subscribe(keys.wake(self._upstream))
+                    async for message in subscription.listen():
+                        if message["type"] == "message":
+                            self._told(message["data"].decode())
+            except (*OUTAGE, RedisError):
+                await asyncio.sleep(_PAUSE)
+
+    def stop(self) -> None:
+        """Pull nothing more; runs that were begun go on."""
+        for task in self._pulling.values():
+            task.cancel()
+
+    def held(self) -> dict[str, list[Claim]]:
+        """Return what the process holds, by model."""
+        return {model: list(worker.held.values()) for model, worker in self._workers.items()}
+
+    def run_of(self, model: str, reference: str) -> ShardRun | None:
+        """Return the running shard of that reference."""
+        worker = self._workers.get(model)
+        return worker.running.get(reference) if worker else None
+
+    def _told(self, word: str) -> None:
+        if word.startswith("!"):
+            self._dispatcher.cancel(word[1:])
+        else:
+            self._pull(word)
+            self._workers[word].notify()
+
+    def _pull(self, model: str) -> None:
+        if model in self._pulling or self._dispatcher.draining:
+            return
+        worker = LaneWorker(
+            self._redis,
+            self._dispatcher,
+            self._settings.worker,
+            upstream=self._upstream,
+            model=model,
+            worker_id=self._worker_id,
+        )
+        self._workers[model] = worker
+        self._pulling[model] = asyncio.create_task(worker.main(), name=f"lane {model}")
+
+    def _leave(self, model: str) -> None:
+        self._pulling.pop(model).cancel()
+        del self._workers[model], self._idle[model]
+
+    def _hungry(self) -> None:
+        for worker in self._workers.values():
+            worker.hungry()
