@@ -98,6 +98,12 @@ def test_a_text_line_is_a_prompt() -> None:
     ]
 
 
+def test_a_text_line_of_nothing_but_wide_blanks_is_no_prompt() -> None:
+    value = bad("\u3000\u00a0".encode(), form="text", model="a/b")
+    assert (value.number, value.code, value.param) == (1, "invalid_request", "prompt")
+    assert bad(b"caf\xe9", form="text", model="a/b").code == "invalid_json_line"
+
+
 def test_text_without_a_model_is_refused_as_a_whole() -> None:
     value = bad(b"hi\nho\n", form="text")
     assert (value.number, value.code, value.param) == (None, "invalid_request", "model")
@@ -250,7 +256,7 @@ def test_more_lines_than_are_allowed() -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("over", [0, 1, 2, 3, 4, 5, 6, 70_000, 65_530, 65_531, 65_532, 65_536 * 2])
+@pytest.mark.parametrize("over", [0, 1, 2, 3, 4, 5, 6, 65_536, 65_537, 65_540, 65_541, 200_000])
 def test_a_line_too_large_is_counted_and_passed_over(start: bytes, end: bytes, over: int) -> None:
     line = CHAT[:-1] + b" " * over + b"}"
     after = CHAT if end else b""
