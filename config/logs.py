@@ -2,16 +2,18 @@
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 from batchmill.config.settings import LogSettings
 
 
-def set_up(settings: LogSettings) -> None:
-    """Configure structlog for this process."""
+def set_up(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Configure structlog for this process; `stream` is where it writes instead of standard error."""
+    stream = stream or sys.stderr
     level = getattr(logging, settings.level.upper())
-    console = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -21,7 +23,7 @@ def set_up(settings: LogSettings) -> None:
             structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
     )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    logging.basicConfig(level=max(level, logging.WARNING), stream=stream)
     logging.getLogger("arq").setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import msgspec
 import structlog
@@ -49,10 +49,16 @@ def unpack_settings(data: bytes) -> tuple[Settings, str]:
 
 
 class Fleet:
-    """The worker processes of one command. Enter to start them, exit to drain them."""
+    """The worker processes of one command. Enter to start them, exit to drain them.
 
-    def __init__(self, settings: Settings, redis_url: str, *, server: EmbeddedServer | None = None) -> None:
+    `logs` is where they log to, by default our standard error.
+    """
+
+    def __init__(
+        self, settings: Settings, redis_url: str, *, server: EmbeddedServer | None = None, logs: IO[str] | None = None
+    ) -> None:
         self._settings = settings
+        self._logs = logs
         self._handover = pack_settings(settings, redis_url)
         self._server = server
         self._workers: list[Process] = []
@@ -101,7 +107,13 @@ class Fleet:
 
     async def _start(self) -> Process:
         worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "batchmill.workers", stdin=PIPE, start_new_session=True, env=_environment()
+            sys.executable,
+            *("-m", "batchmill.workers"),
+            stdin=PIPE,
+            stdout=self._logs,  # a worker says nothing there; what a library might print must not mix with results
+            stderr=self._logs,
+            start_new_session=True,
+            env=_environment(),
         )
         if worker.stdin is not None:
             worker.stdin.write(self._handover)
