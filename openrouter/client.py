@@ -7,6 +7,7 @@ httpx's types over the aiohttp transport, which is called directly: `httpx.Async
 import asyncio
 import io
 import time
+import typing
 import urllib.request
 from importlib.metadata import version
 from types import TracebackType
@@ -22,14 +23,20 @@ from httpx_aiohttp import AiohttpTransport
 from batchmill.config.errors import ConfigError
 from batchmill.config.settings import Secret, UpstreamSettings, normalized_url
 from batchmill.openrouter.classify import Verdict, provider_fault
-from batchmill.openrouter.errors import CODES
-from batchmill.openrouter.outcomes import Billed, Failure, Outcome
-from batchmill.openrouter.replies import GENERATION_ID, Reply, judge
+from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
+from batchmill.openrouter.outcomes import Billed, Failure, Fault, Outcome
+from batchmill.openrouter.replies import SUCCESSES, Reply, judge, lost, refuse
+from batchmill.openrouter.stream import Gathering, OnChunk, follow, streaming_body
+from batchmill.openrouter.wire import KeyEnvelope, KeyInfo, salvage
 
 _KEEPALIVE_SECONDS: Final = 15.0  # an idle connection that the server closes in that moment costs a lost request
 _DNS_SECONDS: Final = 60
 _LARGE_BODY: Final = 1 << 20  # aiohttp warns of bytes beyond this; it writes a file-like body piece by piece
+_LINGER_SECONDS: Final = 2.0  # for the tail of a stream whose answer is whole already
+_NO_SUCH_CALL: Final = (404, 405, 501)
+_CUT_OFF: Final = provider_fault("stream_incomplete", Billed.MAYBE)
 _NO_HEADERS: Final = httpx.Headers()
+_JSON_STARTS: Final = (b"{", b" ", b"\n")  # no compressed body starts so; we ask for none, but some servers don't care
 _TROUBLE: Final = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
 _NEVER_CONNECTED: Final = (
     aiohttp.ClientConnectorError,
@@ -69,6 +76,7 @@ class Upstream:
     def __init__(self, settings: UpstreamSettings, api_key: Secret | None, *, max_connections: int) -> None:
         self._base_url = normalized_url(settings.base_url)
         self._completions = httpx.URL(f"{self._base_url}/chat/completions")
+        self._key_url = httpx.URL(f"{self._base_url}/key")
         self._timeouts = {"timeout": {"connect": settings.connect_timeout, "read": settings.read_timeout}}
         self._total = settings.total_timeout
         self._key = api_key
@@ -105,9 +113,55 @@ class Upstream:
 
     async def complete(self, body: bytes) -> Outcome:
         """Send one completion request, a JSON object, and return how it ended; trouble is a Failure, never raised."""
-        return await self._exchange(_Request("POST", self._completions, body, self._timeouts))
+        reply = await self._send(_Request("POST", self._completions, body, self._timeouts))
+        return reply if isinstance(reply, Failure) else self._judge(reply)
 
-    async def _exchange(self, request: httpx.Request) -> Outcome:
+    async def stream(self, body: bytes, on_chunk: OnChunk | None = None) -> Outcome:
+        """Send one completion request as a stream and gather it into one Answer, whose body is a `chat.completion`.
+
+        `on_chunk` gets the JSON of each chunk as it comes, without errors and the end mark. What it raises ends the
+        call and is raised here. An endpoint that answers whole all the same is understood.
+        """
+        started = time.monotonic()
+        gathering = Gathering()
+        request = _Request("POST", self._completions, streaming_body(body), self._timeouts)
+        response = raised = None
+        try:
+            async with asyncio.timeout(self._total) as deadline:
+                response = await self._transport.handle_async_request(request)
+                if _is_event_stream(response):
+                    raised = await self._follow(response, gathering, on_chunk, deadline)
+                else:
+                    content = await _read(response)
+                    return self._judge(_reply(response, content, started))
+        except _TROUBLE as error:
+            if response is None or not gathering.settled:
+                return _lost(verdict_on_trouble(error), response, started, gathering.body())
+        if raised is not None:
+            raise raised
+        if not gathering.settled:
+            return _lost(_CUT_OFF, response, started, gathering.body())
+        return self._judge(_gathered(response, gathering, started))
+
+    async def key(self) -> KeyInfo | None:
+        """Return what the key may spend (`GET /key`); None when the endpoint has no such call, as most have not.
+
+        Raises UpstreamRefusedError when the key is refused, UpstreamUnavailableError when there is no usable answer.
+        """
+        reply = await self._send(_Request("GET", self._key_url, b"", self._timeouts))
+        if isinstance(reply, Failure):
+            raise UpstreamUnavailableError(reply)
+        if reply.status in SUCCESSES:
+            envelope = salvage(reply.body, KeyEnvelope)
+            return envelope.data if envelope else None
+        failure = self._without_key(refuse(reply, time.time()))
+        if reply.status in _NO_SUCH_CALL:
+            return None
+        if failure.fault is Fault.ACCOUNT:
+            raise UpstreamRefusedError(failure)
+        raise UpstreamUnavailableError(failure)
+
+    async def _send(self, request: httpx.Request) -> Reply | Failure:
         started = time.monotonic()
         response = None
         try:
@@ -115,13 +169,30 @@ class Upstream:
                 response = await self._transport.handle_async_request(request)
                 content = await _read(response)
         except _TROUBLE as error:
-            return _lost(error, response, _milliseconds_since(started))
-        reply = Reply(response.status_code, response.headers, content, _milliseconds_since(started))
-        return self._without_key(judge(reply, time.time()))
+            return _lost(verdict_on_trouble(error), response, started)
+        return _reply(response, content, started)
 
-    def _without_key(self, outcome: Outcome) -> Outcome:
+    async def _follow(
+        self, response: httpx.Response, gathering: Gathering, on_chunk: OnChunk | None, deadline: asyncio.Timeout
+    ) -> Exception | None:
+        # the usage may still follow an error, and reading to the end keeps the connection for the next call
+        def linger() -> None:
+            deadline.reschedule(asyncio.get_running_loop().time() + _LINGER_SECONDS)
+
+        encoded = "content-encoding" in response.headers
+        pieces = response.aiter_bytes() if encoded else _stream_of(response).__aiter__()
+        try:
+            return await follow(pieces, gathering, on_chunk, linger)
+        finally:
+            await response.aclose()
+
+    def _judge(self, reply: Reply) -> Outcome:
+        outcome = judge(reply, time.time())
+        return self._without_key(outcome) if isinstance(outcome, Failure) else outcome
+
+    def _without_key(self, outcome: Failure) -> Failure:
         """An upstream may quote the key that it refuses."""
-        if self._key is None or not isinstance(outcome, Failure):
+        if self._key is None:
             return outcome
         secret = self._key.reveal()
         return msgspec.structs.replace(
@@ -142,6 +213,9 @@ def _headers(settings: UpstreamSettings, api_key: Secret | None) -> dict[str, st
     }
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key.reveal()}"
+    for name, value in headers.items():
+        if not value.isprintable():
+            raise ConfigError(f"the value for the header {name} holds a line break or another control character")
     return headers
 
 
@@ -159,32 +233,46 @@ def _proxy_of(base_url: str) -> str | None:
 
 
 async def _read(response: httpx.Response) -> bytes:
-    if "content-encoding" in response.headers:  # sent although we asked for none
-        try:
-            return await response.aread()
-        finally:
-            await response.aclose()
+    """Return the whole body, decoded. `Response.aread()` would parse the headers of every answer to the same end."""
+    stream = _stream_of(response)
     try:
-        return b"".join([chunk async for chunk in response.stream])  # type: ignore[union-attr] # always async here
+        content = b"".join([chunk async for chunk in stream])
     finally:
-        await response.stream.aclose()  # type: ignore[union-attr]
+        await stream.aclose()
+    if content[:1] in _JSON_STARTS or "content-encoding" not in response.headers:
+        return content
+    return httpx.Response(response.status_code, headers=response.headers, content=content).content
 
 
-def _milliseconds_since(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)
+def _stream_of(response: httpx.Response) -> httpx.AsyncByteStream:
+    return typing.cast("httpx.AsyncByteStream", response.stream)  # the transport gives no other kind
 
 
-def _lost(error: Exception, response: httpx.Response | None, latency_ms: int) -> Failure:
-    verdict = verdict_on_trouble(error)
-    return Failure(
-        code=verdict.code,
-        message=CODES[verdict.code],
-        retry=verdict.retry,
-        fault=verdict.fault,
-        billed=verdict.billed,
-        generation_id=response.headers.get(GENERATION_ID) if response else None,
-        latency_ms=latency_ms,
+def _is_event_stream(response: httpx.Response) -> bool:
+    return response.status_code in SUCCESSES and "text/event-stream" in response.headers.get("content-type", "")
+
+
+def _milliseconds(started: float, ended: float | None = None) -> int:
+    return round(((ended or time.monotonic()) - started) * 1000)
+
+
+def _reply(response: httpx.Response, content: bytes, started: float) -> Reply:
+    return Reply(response.status_code, response.headers, content, _milliseconds(started))
+
+
+def _gathered(response: httpx.Response, gathering: Gathering, started: float) -> Reply:
+    first = gathering.first_token_at
+    return Reply(
+        response.status_code,
+        response.headers,
+        gathering.body(),
+        _milliseconds(started, gathering.last_event_at),
+        None if first is None else _milliseconds(started, first),
     )
+
+
+def _lost(verdict: Verdict, response: httpx.Response | None, started: float, partial: bytes = b"{}") -> Failure:
+    return lost(verdict, _milliseconds(started), _NO_HEADERS if response is None else response.headers, partial)
 
 
 def verdict_on_trouble(error: Exception) -> Verdict:

@@ -89,7 +89,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "connect_failed": "no connection to the upstream",
         "connect_timeout": "no connection to the upstream in time",
         "connection_lost": "the connection broke after the request was sent",
-        "stream_incomplete": "the stream ended before the answer did",
+        "stream_incomplete": "the stream broke off, or was damaged, before the answer was whole",
     }
 )
 """Every `Failure.code` that calls can end with, and its meaning."""

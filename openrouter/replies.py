@@ -17,7 +17,7 @@ from batchmill.openrouter.outcomes import Answer, Billed, Failure, Outcome
 from batchmill.openrouter.wire import Completion, cost_of, decode_completion, has_content, is_absent, tokens_of
 
 GENERATION_ID: Final = "x-generation-id"
-_SUCCESSES: Final = range(200, 300)
+SUCCESSES: Final = range(200, 300)
 _NOTHING: Final = Completion()
 _NOT_A_COMPLETION: Final = provider_fault("invalid_response", Billed.MAYBE)
 _GAVE_UP: Final = provider_fault("provider_error")
@@ -35,9 +35,8 @@ class Reply(msgspec.Struct):
 
 def judge(reply: Reply, now: float) -> Outcome:
     """Return what an HTTP answer means; `now` in epoch seconds, for waits that are told as a date."""
-    if reply.status not in _SUCCESSES:
-        report = read_error(reply.body)
-        return _failure(reply, now, (reply.status, report, classify(reply.status, report)), _NOTHING)
+    if reply.status not in SUCCESSES:
+        return refuse(reply, now)
     completion = decode_completion(reply.body)
     if completion is None:
         return _failure(reply, now, (reply.status, None, _NOT_A_COMPLETION), _NOTHING)
@@ -55,6 +54,30 @@ def judge(reply: Reply, now: float) -> Outcome:
         completion.provider,
         completion.id or reply.headers.get(GENERATION_ID),
         reply.first_token_ms,
+    )
+
+
+def refuse(reply: Reply, now: float) -> Failure:
+    """Return what an HTTP answer with an error status means; `now` as in `judge`."""
+    report = read_error(reply.body)
+    return _failure(reply, now, (reply.status, report, classify(reply.status, report)), _NOTHING)
+
+
+def lost(verdict: Verdict, latency_ms: int, headers: Mapping[str, str], partial: bytes = b"{}") -> Failure:
+    """Return the failure of a call that ended without an answer; `partial` is what had come of a stream."""
+    completion = decode_completion(partial) or _NOTHING
+    cost = cost_of(completion.usage)
+    return Failure(
+        code=verdict.code,
+        message=CODES[verdict.code],
+        retry=verdict.retry,
+        fault=verdict.fault,
+        billed=_billed(verdict, cost),
+        provider=completion.provider,
+        generation_id=completion.id or headers.get(GENERATION_ID),
+        usage=tokens_of(completion.usage) if completion.usage else None,
+        cost=cost,
+        latency_ms=latency_ms,
     )
 
 
@@ -95,13 +118,12 @@ def _failure(
 ) -> Failure:
     status, report, verdict = found
     cost = cost_of(completion.usage)
-    billed = verdict.billed if cost is None else Billed.YES if cost else Billed.NO
     return Failure(
         code=verdict.code,
         message=_message(status, report, verdict),
         retry=verdict.retry,
         fault=verdict.fault,
-        billed=billed,
+        billed=_billed(verdict, cost),
         status=status,
         scope=verdict.scope,
         retry_after=wait_told(status, report, reply.headers, now),
@@ -112,6 +134,12 @@ def _failure(
         cost=cost,
         latency_ms=reply.latency_ms,
     )
+
+
+def _billed(verdict: Verdict, cost: int | None) -> Billed:
+    if cost is None:
+        return verdict.billed
+    return Billed.YES if cost else Billed.NO
 
 
 def _message(status: int, report: ErrorReport | None, verdict: Verdict) -> str:
