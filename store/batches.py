@@ -48,8 +48,9 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     found = _status(facts, 0)
     if found.state.terminal:
         return found
-    seen = await redis.execute_command("ZRANGE", keys.workers(found.upstream), 0, -1, "WITHSCORES")
-    alive = {worker for worker, beat in seen if now_ms - float(beat) < WORKER_SILENCE_MS}
+    alive = await redis.execute_command(
+        "ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf"
+    )
     running = sum(int(count) for worker, count in air.items() if worker in alive)
     found = msgspec.structs.replace(found, running=min(running, found.total - found.done))
     if found.running or not found.pending:

@@ -1,0 +1,76 @@
+"""What every test may ask for: a Redis of both kinds, and a check that no key without an end is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+from redis.asyncio import Redis
+
+from batchmill.config.settings import Settings, load
+from batchmill.store.connection import connect
+from batchmill.store.embedded import EmbeddedServer
+
+PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
+"""Keys that live for ever, as `store/keys.py` says; small and bounded."""
+
+QUEUE = (b"bm:lane:", b"bm:leases:", b"bm:runs:")
+"""Keys that are gone when they are empty."""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A real server of the session's own."""
+    embedded = EmbeddedServer(tmp_path_factory.mktemp("redis"))
+    embedded.join()
+    yield embedded
+    embedded.leave()
+
+
+@pytest.fixture(params=["real", "fake"])
+async def redis(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+    """An empty Redis: the real server, and fakeredis for the same test."""
+    client: Redis
+    if request.param == "fake":
+        client = fakeredis.FakeAsyncRedis()
+    else:
+        client = connect(request.getfixturevalue("server").url)
+    await client.flushall()
+    yield client
+    await check_leaks(client)
+    await client.flushall()
+    await client.aclose()
+
+
+@pytest.fixture
+async def real_redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
+    """An empty real server, for what fakeredis can't show."""
+    client = connect(server.url)
+    await client.flushall()
+    yield client
+    await check_leaks(client)
+    await client.flushall()
+    await client.aclose()
+
+
+async def check_leaks(client: Redis) -> None:
+    """Fail when a key would stay for ever that should not."""
+    for key in await client.keys("*"):
+        if key.startswith((*PERMANENT, *QUEUE)):
+            continue
+        assert await client.pttl(key) > 0, f"{key!r} has no end"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings that touch nothing outside of the test."""
+    return load(environ={"BATCHMILL_DATA_DIR": str(tmp_path / "data"), "OPENROUTER_API_KEY": "sk-or-v1-test"})
+
+
+@pytest.fixture(autouse=True)
+def no_stray_tasks() -> Iterator[None]:
+    """Leave no running loop behind for the next test."""
+    yield
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
