@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill.producer.identities import Identities
@@ -56,6 +56,7 @@ pieces = st.sampled_from(
 files = st.lists(pieces | st.binary(max_size=6), max_size=40).map(b"".join)
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(bodies, separators, st.booleans())
 def test_any_body_travels_byte_for_byte(body: dict[str, object], marks: tuple[str, str], ascii_only: bool) -> None:
     written = json.dumps(body, separators=marks, ensure_ascii=ascii_only)
@@ -67,6 +68,7 @@ def test_any_body_travels_byte_for_byte(body: dict[str, object], marks: tuple[st
         assert value.model == body["model"]
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(bodies, separators, st.booleans(), texts.filter(str.strip))
 def test_what_is_added_and_taken_changes_nothing_else(
     body: dict[str, object], marks: tuple[str, str], with_prompt: bool, prompt: str
@@ -85,6 +87,7 @@ def test_what_is_added_and_taken_changes_nothing_else(
     assert json.loads(value.body) == expected
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(
     files | st.binary(),
     st.sampled_from(["jsonl", "text"]),
@@ -123,6 +126,7 @@ def test_any_bytes_give_one_value_for_each_line_and_never_raise(
             )
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(st.lists(texts, max_size=3000))
 def test_identities_are_a_set(ids: list[str]) -> None:
     seen = Identities()

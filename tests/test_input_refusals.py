@@ -7,40 +7,11 @@ import pytest
 
 from batchmill.producer.input import BadLine, InputOptions, Request, read
 
+from .test_input import BATCH, CHAT, bad, batch_line, body_line, good, run
+
 SECRET = "SECRET-PROMPT"
-BODY = {"model": "a/b", "messages": [{"role": "user", "content": "hi"}]}
-CHAT = json.dumps(BODY).encode()
-
-
-def batch_line(**changes: object) -> bytes:
-    """A line in OpenAI's form with some members changed; None takes a member away."""
-    members = {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": BODY, **changes}
-    return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
-
-
-def body_line(**changes: object) -> bytes:
-    return batch_line(body={**BODY, **changes})
-
-
-BATCH = batch_line()
 NO_MESSAGES: list[object] = ["x", {}, {"role": None}, {"role": 1}, [], None]
 NO_LIMITS: list[object] = [0, -1, 1.0, 1.5, "100", True, [], 10**15]
-
-
-def run(data: bytes) -> list[Request | BadLine]:
-    return list(read(io.BytesIO(data), InputOptions()))
-
-
-def good(data: bytes) -> Request:
-    [value] = run(data)
-    assert isinstance(value, Request), value
-    return value
-
-
-def bad(data: bytes) -> BadLine:
-    [value] = run(data)
-    assert isinstance(value, BadLine), value
-    return value
 
 
 @pytest.mark.parametrize(
