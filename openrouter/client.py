@@ -281,7 +281,7 @@ def verdict_on_trouble(error: Exception) -> Verdict:
     httpx-aiohttp 0.2 calls a refused connection, and a connection lost after sending, both `ConnectTimeout`, and maps
     some errors not at all: so the aiohttp exception behind the httpx one decides.
     """
-    cause = error.__cause__ if isinstance(error, httpx.HTTPError) and error.__cause__ else error
+    cause = error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
     if isinstance(cause, aiohttp.ConnectionTimeoutError):
         return provider_fault("connect_timeout")
     if isinstance(cause, _NEVER_CONNECTED):
