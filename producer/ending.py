@@ -29,7 +29,7 @@ async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchSt
         lines = work.lines if work else ()
         results = tuple(cancelled_line(line, shard.model) for line in lines)
         await record(redis, [Recording(batch_id, results)], "producer", retention_days * _DAY)
-        await lanes.forget(redis, shard.reference)
+        await lanes.forget(redis, upstream, shard.model, shard.reference)
     return (await batches.status(redis, batch_id)).state
 
 

@@ -1,8 +1,8 @@
 """The server that comes along: a real Valkey, one for each data folder, shared by all processes that use the folder.
 
 Every user holds a shared lock on `users.lock` as long as it lives, so the kernel knows who is left, kill -9 or not.
-Starting and stopping happen under `start.lock`. Whoever starts the server leaves it running in a session of its own;
-the last user to leave shuts it down in order.
+Starting and stopping happen under `start.lock`. The server is nobody's child (it daemonizes), so Ctrl-C and a parent's
+death don't reach it; the last user to leave shuts it down in order.
 """
 
 import asyncio
@@ -99,32 +99,25 @@ class EmbeddedServer:
         if _answers(self.socket_path):
             return
         self.socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.log_path.open("ab") as log:
-            try:
-                process = subprocess.Popen(
-                    [str(get_binary_path()), *self._options()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self.data_dir,
-                    start_new_session=True,  # Ctrl-C in a terminal is not meant for it
-                )
-            except (OSError, ValkeyServerError) as error:
-                raise StoreError(
-                    f"the embedded server can't be started ({error}); set BATCHMILL_REDIS_URL to a Redis of yours"
-                ) from error
+        command = [str(get_binary_path()), *self._options()]
+        try:
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, cwd=self.data_dir)
+        except (OSError, ValkeyServerError, subprocess.CalledProcessError) as error:
+            raise StoreError(
+                f"the embedded server can't be started ({error}); set BATCHMILL_REDIS_URL to a Redis of yours"
+            ) from error
         deadline = time.monotonic() + _READY_TIMEOUT
         while not _answers(self.socket_path):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise StoreError(f"the embedded server did not start; its log is {self.log_path}")
             time.sleep(_POLL)
 
     def _options(self) -> list[str]:
         return [
             *("--port", "0", "--unixsocket", str(self.socket_path), "--unixsocketperm", "700"),
-            *("--dir", str(self.data_dir), "--pidfile", str(self.pid_path), "--daemonize", "no"),
+            *("--dir", str(self.data_dir), "--pidfile", str(self.pid_path), "--daemonize", "yes"),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-            *("--maxmemory-policy", "noeviction", "--loglevel", "notice", "--logfile", ""),
+            *("--maxmemory-policy", "noeviction", "--loglevel", "notice", "--logfile", str(self.log_path)),
             *("--io-threads", "1", "--enable-debug-command", "no"),
         ]
 

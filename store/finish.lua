@@ -6,6 +6,7 @@ local lane, leases, runs = KEYS[1], KEYS[2], KEYS[3]
 local reference, run, score = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('HGET', runs, reference) ~= run then return 0 end
 redis.call('ZREM', leases, reference)
+redis.call('ZREM', lane, reference) -- where it is when it was taken back from a silent worker that was us
 redis.call('HDEL', runs, reference)
 if score == '' then
   redis.call('DEL', KEYS[4], KEYS[5], KEYS[6])

@@ -3,7 +3,7 @@
     queued ──claim──► leased ──finish──► gone
       ▲                 │
       └── give back ────┤
-      └── lease over ◄──┘   (taken back by any worker's heartbeat)
+      └── lease over ◄──┘   (taken back by any worker's heartbeat; the holder's again if it renews before a claim)
 
 A run's id fences everything: a worker that slept through its lease can neither finish nor give back what is
 another's by now.
@@ -118,9 +118,10 @@ async def withdraw(redis: Redis, upstream: str, model: str, reference: str) -> b
     return bool(await redis.execute_command("ZREM", keys.lane(upstream, model), reference))
 
 
-async def forget(redis: Redis, reference: str) -> None:
+async def forget(redis: Redis, upstream: str, model: str, reference: str) -> None:
     """Remove a withdrawn shard whose lines all have a result."""
     async with redis.pipeline(transaction=True) as pipe:
+        pipe.execute_command("HDEL", keys.runs(upstream, model), reference)
         pipe.execute_command("HDEL", keys.open_shards(keys.batch_of(reference)), reference)
         pipe.execute_command("DEL", keys.job(reference), keys.tries(reference), keys.shard(reference))
         await pipe.execute()

@@ -22,6 +22,9 @@ _decode = msgspec.msgpack.Decoder(Result).decode
 START = "0-0"
 """The cursor before the first result."""
 
+BATCH_GONE = -1
+"""What `record` returns for a batch that has expired or was removed."""
+
 _PAGE = 500
 _BLOCK_MS = 1000
 _PAYLOAD, _END = b"r", b"end"
@@ -99,6 +102,8 @@ async def follow(redis: Redis, batch_id: str, cursor: str = START, *, wait: bool
     while True:
         try:
             entries = await read(redis, batch_id, cursor, block=wait)
+            if not entries and (not wait or not await redis.execute_command("EXISTS", keys.batch(batch_id))):
+                return
         except OUTAGE:
             if not wait:
                 raise
@@ -108,8 +113,6 @@ async def follow(redis: Redis, batch_id: str, cursor: str = START, *, wait: bool
             if entry.result is None:
                 return
             cursor = entry.cursor
-        if not entries and (not wait or not await redis.execute_command("EXISTS", keys.batch(batch_id))):
-            return
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes] | list[bytes]) -> Entry:

@@ -12,13 +12,9 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lost = {}
 for i = 2, #ARGV, 2 do
   local reference, run = ARGV[i], ARGV[i + 1]
-  local holder = redis.call('HGET', runs, reference)
-  if holder == run then
+  if redis.call('HGET', runs, reference) == run then
+    redis.call('ZREM', lane, reference) -- if it was taken back, nobody has begun it yet: it is still ours
     redis.call('ZADD', leases, now + lease, reference)
-  elseif not holder and redis.call('ZSCORE', lane, reference) then
-    redis.call('ZREM', lane, reference) -- taken back, but nobody began it yet: it is still ours
-    redis.call('ZADD', leases, now + lease, reference)
-    redis.call('HSET', runs, reference, run)
   else
     lost[#lost + 1] = reference
   end
@@ -34,8 +30,7 @@ redis.call('PEXPIRE', pulse, 86400000)
 lost[#lost + 1] = ''
 if now < grace then return lost end
 for _, reference in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 1000)) do
-  redis.call('ZREM', leases, reference)
-  redis.call('HDEL', runs, reference)
+  redis.call('ZREM', leases, reference) -- `runs` still names the holder, who may come back before the next claim
   redis.call('ZADD', lane, 1, reference) -- the lowest score there is: what was begun goes first
   lost[#lost + 1] = reference
 end

@@ -31,11 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 @pytest.fixture(params=["real", "fake"])
 async def redis(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
     """An empty Redis: the real server, and fakeredis for the same test."""
-    client: Redis
-    if request.param == "fake":
-        client = fakeredis.FakeAsyncRedis()
-    else:
-        client = connect(request.getfixturevalue("server").url)
+    fake = request.param == "fake"
+    client: Redis = fakeredis.FakeAsyncRedis() if fake else connect(request.getfixturevalue("server").url)
     await client.flushall()
     yield client
     await check_leaks(client)

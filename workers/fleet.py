@@ -15,6 +15,7 @@ from typing import IO, Self
 import msgspec
 import structlog
 
+from batchmill.config.errors import BatchmillError
 from batchmill.config.settings import Secret, Settings
 from batchmill.store.embedded import EmbeddedServer
 
@@ -23,6 +24,7 @@ log = structlog.get_logger()
 _LOOK_EVERY = 0.5
 _QUICK_DEATH = 5.0  # seconds; a worker that dies sooner than this did not start
 _RESTART_PAUSES = (0.2, 1.0, 3.0, 10.0)
+_HOPELESS = 6  # quick deaths in a row
 
 
 class Handover(msgspec.Struct):
@@ -46,6 +48,10 @@ def unpack_settings(data: bytes) -> tuple[Settings, str]:
     settings = msgspec.msgpack.decode(handover.settings, type=Settings, dec_hook=lambda kind, value: kind(value))
     key = Secret(handover.api_key) if handover.api_key else None
     return msgspec.structs.replace(settings, api_key=key), handover.redis_url
+
+
+class FleetError(BatchmillError):
+    """The workers die as soon as they are started."""
 
 
 class Fleet:
@@ -87,9 +93,11 @@ class Fleet:
         return [worker.pid for worker in self._workers]
 
     async def wait(self) -> None:
-        """Wait until the workers have been stopped."""
+        """Wait until the workers have been stopped. Raises FleetError when they can't even start."""
         if self._watch is not None:
             await asyncio.wait([self._watch])
+            if not self._watch.cancelled():
+                self._watch.result()
 
     async def stop(self) -> None:
         """Drain all workers and wait for them."""
@@ -133,6 +141,8 @@ class Fleet:
                 now = asyncio.get_running_loop().time()
                 self._deaths = self._deaths + 1 if now - born[number] < _QUICK_DEATH else 0
                 pause = _RESTART_PAUSES[min(self._deaths, len(_RESTART_PAUSES) - 1)]
+                if self._deaths >= _HOPELESS:
+                    raise FleetError(f"workers exit with code {worker.returncode} as they start; see their log")
                 log.error("worker.died", pid=worker.pid, code=worker.returncode, again_in=pause)
                 await asyncio.sleep(pause)
                 self._workers[number] = await self._start()

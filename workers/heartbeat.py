@@ -70,6 +70,7 @@ class Heartbeat:
 
     def _lost(self, model: str, reference: str) -> None:
         run = self._watch.run_of(model, reference)
+        if run is None:
+            return  # it ended while the renewal was on its way
         log.warning("lease.lost", shard=reference)
-        if run is not None:
-            self._dispatcher.lose(run)
+        self._dispatcher.lose(run)

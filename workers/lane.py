@@ -60,6 +60,7 @@ class LaneWorker(Worker):
         self.upstream = upstream
         self._wake = asyncio.Event()
         self._dry = False  # the last poll found nothing
+        self.claiming = False
         self.held: dict[str, Claim] = {}
         self.running: dict[str, ShardRun] = {}
         self._dispatcher = dispatcher
@@ -93,9 +94,16 @@ class LaneWorker(Worker):
             return
         self._dry = False
         run = f"{self._worker_id}.{next(_run_numbers)}"
-        claims = await lanes.claim(self.pool, self.upstream, self.model, run, lease=self._settings.lease, room=room)
+        self.claiming = True
+        try:
+            claims = await lanes.claim(self.pool, self.upstream, self.model, run, lease=self._settings.lease, room=room)
+        finally:
+            self.claiming = False
         self._dry = not claims
         for claim in claims:
+            if claim.reference in self.held:  # we slept through a lease, and what we began then is not over yet
+                await lanes.finish(self.pool, claim, Ending.GIVE_BACK, delay=_FAULT_DELAY)
+                continue
             self.held[claim.reference] = claim
             task = asyncio.create_task(self.run_job(claim.reference, int(float(claim.score))))
             self.tasks[claim.reference] = task

@@ -73,6 +73,7 @@ class WorkerProcess:
             await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             await self._drain()
         finally:
+            self._watch.stop()
             await _end([stopping, *tasks])
             await self._close()
         for task in tasks:
@@ -87,8 +88,7 @@ class WorkerProcess:
 
     async def _drain(self) -> None:
         log.info("worker.drains", in_air=self._dispatcher.in_air)
-        self._watch.stop()
-        self._dispatcher.drain()
+        self._dispatcher.drain()  # from here on lanes find no room, and claim nothing
         hurry = asyncio.create_task(self._hurry.wait())
         landing = asyncio.create_task(self._landed())
         await asyncio.wait([hurry, landing], timeout=self._settings.worker.grace, return_when=asyncio.FIRST_COMPLETED)
@@ -100,7 +100,7 @@ class WorkerProcess:
 
     async def _landed(self) -> None:
         """Wait until all is recorded and every shard is finished or given back."""
-        while self._dispatcher.busy or any(self._watch.held().values()):  # noqa: ASYNC110 - the end of runs is arq's
+        while self._dispatcher.busy or self._watch.busy:  # noqa: ASYNC110 - the end of runs is arq's
             await asyncio.sleep(0.01)
         await self._recorder.drained()
 

@@ -16,13 +16,14 @@ from redis.exceptions import RedisError
 
 from batchmill.store.connection import OUTAGE
 from batchmill.store.model import Result
-from batchmill.store.records import Recording, record
+from batchmill.store.records import BATCH_GONE, Recording, record
 from batchmill.workers.line import ShardRun
 
 PACE = 0.02
 """Seconds between flushes under load."""
 
 _OUTAGE_PAUSE = 0.2
+_SLOW_FLUSH = 0.25  # seconds; a flush that takes longer counts as an outage until it is through
 _MAX_RESULTS = 2000  # a flush; the rest goes with the next
 
 log = structlog.get_logger()
@@ -114,18 +115,28 @@ class Recorder:
             shard.recorded(result.index)
 
     async def _record(self, recordings: list[Recording]) -> None:
-        while True:
-            try:
-                await record(self._redis, recordings, self._worker_id, self._retention)
-            except (*OUTAGE, RedisError) as error:  # out of memory, read-only: paid results wait for better times
-                if self.healthy:
-                    log.warning("redis.away", error=type(error).__name__, waiting=self.backlog)
-                self.healthy = False
-                await asyncio.sleep(_OUTAGE_PAUSE)
-                continue
-            self.flushes += 1
-            if not self.healthy:
-                self.healthy = True
-                log.info("redis.back")
-                self.on_healthy()
-            return
+        slow = asyncio.get_running_loop().call_later(_SLOW_FLUSH, self._ail, "slow")
+        try:
+            while True:
+                try:
+                    new = await record(self._redis, recordings, self._worker_id, self._retention)
+                except (*OUTAGE, RedisError) as error:  # out of memory, read-only: paid results wait for better times
+                    self._ail(type(error).__name__)
+                    await asyncio.sleep(_OUTAGE_PAUSE)
+                    continue
+                break
+        finally:
+            slow.cancel()
+        self.flushes += 1
+        for recording, count in zip(recordings, new, strict=True):
+            if count == BATCH_GONE and recording.results:
+                log.error("batch.gone", batch=recording.batch_id, results_lost=len(recording.results))
+        if not self.healthy:
+            self.healthy = True
+            log.info("redis.back")
+            self.on_healthy()
+
+    def _ail(self, reason: str) -> None:
+        if self.healthy:
+            log.warning("redis.away", reason=reason, waiting=self.backlog)
+        self.healthy = False

@@ -63,8 +63,13 @@ class LaneWatch:
             except (*OUTAGE, RedisError):
                 await asyncio.sleep(_PAUSE)
 
+    @property
+    def busy(self) -> bool:
+        """Whether any shard is ours, or is just becoming so."""
+        return any(worker.held or worker.claiming for worker in self._workers.values())
+
     def stop(self) -> None:
-        """Pull nothing more; runs that were begun go on."""
+        """Pull nothing more."""
         for task in self._pulling.values():
             task.cancel()
 
