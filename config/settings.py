@@ -117,6 +117,7 @@ class Settings(_Section, frozen=True):
     data_dir: Path = Path("~/.local/share/batchmill")
     api_key: Secret | None = None
     simulate: bool = False
+    config_file: Path | None = None  # where this was read from
 
     @property
     def upstream_name(self) -> str:
@@ -165,7 +166,11 @@ def load(
         raise ConfigError(_explain(error, merged, source)) from error
     _check(settings, source)
     return msgspec.structs.replace(
-        settings, api_key=_api_key(env), simulate=simulate, data_dir=settings.data_dir.expanduser()
+        settings,
+        api_key=_api_key(env),
+        simulate=simulate,
+        data_dir=settings.data_dir.expanduser(),
+        config_file=path,
     )
 
 

@@ -1,0 +1,64 @@
+"""Handing lines over, and what to say about it."""
+
+import click
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.cli.source import Source
+from batchmill.cli.words import lines
+from batchmill.config.settings import Settings
+from batchmill.producer import Batch, Producer
+from batchmill.store.model import BatchStatus
+from batchmill.store.presence import workers_alive
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """How an input is to be read; see `options.input_options`."""
+
+    model: str | None
+    max_tokens: int | None
+    limit: int | None
+    skip_invalid: bool
+    fresh: bool
+
+
+async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wishes) -> Batch:
+    """Enqueue the lines, or find the batch that has them. Raises InputError."""
+    return await Producer(redis, settings).submit(
+        source.path,
+        name=source.name,
+        model=wishes.model,
+        max_tokens=wishes.max_tokens,
+        limit=wishes.limit,
+        skip_invalid=wishes.skip_invalid,
+        anew=wishes.fresh,
+    )
+
+
+def announce(batch: Batch, status: BatchStatus) -> None:
+    """Say on standard error which batch the lines are, and what of it is there already."""
+    if not batch.reused:
+        models = f"{len(status.models)} models" if len(status.models) > 1 else "".join(status.models)
+        _say(f"{batch.id}: {lines(status.total)} for {models}")
+    elif status.done:
+        _say(
+            f"{batch.id} already has {status.done:,} of {status.total:,} results: reusing them; "
+            "--fresh runs all lines anew"
+        )
+    else:
+        _say(f"{batch.id} has the same lines, and no results yet: going on with it; --fresh runs all lines anew")
+    bad = batch.submission.survey.bad_count if batch.submission else 0
+    if bad:
+        _say(f"{lines(bad)} can't be run and failed at once")
+
+
+async def say_who_works(redis: Redis, status: BatchStatus, options: str) -> None:
+    """Say on standard error how to start a worker when none runs; `options` are those that find the same Redis."""
+    if status.state.terminal or await workers_alive(redis, status.upstream):
+        return
+    simulate = " --simulate" if status.upstream == "simulator" else ""
+    _say(f"no worker runs for {status.upstream}; start one: batchmill worker{simulate}{options}")
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

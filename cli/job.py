@@ -1,0 +1,136 @@
+"""One `batchmill run`, from the input to the summary.
+
+submit ──► fleet + results as they land + progress ──► all there         exit 0 or 1
+                     │            │
+                     │            └─ account refused ──► stop the fleet  exit 4
+                     └─ Ctrl-C, SIGTERM ──► drain the fleet              exit 130
+"""
+
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+import msgspec
+
+from batchmill.cli import exit_codes
+from batchmill.cli.attendance import Ended, Ending, attend
+from batchmill.cli.collector import Collector
+from batchmill.cli.errors import OutputClosedError, OutputError
+from batchmill.cli.handover import Wishes, announce, hand_over
+from batchmill.cli.line_file import STDOUT, LineFile
+from batchmill.cli.progress import progress_on_stderr
+from batchmill.cli.rehearsal import rehearsal
+from batchmill.cli.result_files import ResultFiles, check_places, places
+from batchmill.cli.source import Source
+from batchmill.cli.summary import print_json, print_summary, summarize
+from batchmill.cli.words import lines
+from batchmill.cli.worker_log import WorkerLog
+from batchmill.config.settings import Settings
+from batchmill.producer import Batch
+from batchmill.store.connection import Store, open_store
+from batchmill.store.model import BatchStatus
+from batchmill.store.presence import forget_refusal
+from batchmill.workers.fleet import Fleet
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What `batchmill run` was asked for."""
+
+    wishes: Wishes
+    out: Path | None
+    simple: bool
+    ordered: bool
+    as_json: bool
+    hints: str  # the options that other commands need to find the same batch, as typed
+
+
+async def run_job(source: Source, options: RunOptions, settings: Settings) -> int:
+    """Run the lines of an input and return the exit code."""
+    started = time.monotonic()
+    out, errors = places(source.place, options.out)
+    check_places(source.place, out, errors)
+    if options.as_json and out == STDOUT:
+        raise OutputError("--json and the results can't both go to standard output; give a file with -o")
+    async with open_store(settings) as store:
+        batch = await hand_over(store.redis, settings, source, options.wishes)
+        before = await batch.status()
+        announce(batch, before)
+        files = ResultFiles(
+            batch.id,
+            LineFile(out, ordered=options.ordered),
+            LineFile(errors, ordered=options.ordered),
+            simple=options.simple,
+        )
+        await files.open(batch.results)
+        collector = Collector(store.redis, batch.id, files)
+        try:
+            ended = await _work(batch, before, options, settings, store, collector)
+        finally:
+            files.close()
+        status = await batch.status()
+        code = _exit_code(ended, status)
+        summary = summarize(
+            status,
+            collector.tally,
+            files,
+            done_before=before.done,
+            elapsed=time.monotonic() - started,
+            exit_code=code,
+        )
+        if options.as_json:
+            print_json(summary)
+        else:
+            print_summary(summary, status)
+        _say_how_to_go_on(ended, status, options, settings)
+        return code
+
+
+async def _work(
+    batch: Batch, before: BatchStatus, options: RunOptions, settings: Settings, store: Store, collector: Collector
+) -> Ended:
+    if before.state.terminal:
+        await collector.catch_up()
+        return Ended(Ending.FINISHED)
+    async with AsyncExitStack() as stack:
+        if settings.simulate:
+            settings = await stack.enter_async_context(rehearsal(settings))
+        log = stack.enter_context(WorkerLog(settings, batch.id))
+        progress = stack.enter_context(progress_on_stderr(shown=not options.as_json))
+        await forget_refusal(store.redis, settings.upstream_name)
+        fleet = Fleet(settings, store.url, server=store.server, logs=log.file)
+        try:
+            ended = await attend(batch, fleet, store, collector, progress)
+        except OutputClosedError:
+            return Ended(Ending.DETACHED)
+        log.keep = ended.ending is not Ending.FINISHED
+        return ended
+
+
+def _exit_code(ended: Ended, status: BatchStatus) -> int:
+    if ended.ending is Ending.REFUSED:
+        return exit_codes.REFUSED
+    if ended.ending is Ending.DETACHED:
+        return exit_codes.DETACHED
+    return exit_codes.OK if status.succeeded == status.total else exit_codes.LINES_FAILED
+
+
+def _say_how_to_go_on(ended: Ended, status: BatchStatus, options: RunOptions, settings: Settings) -> None:
+    left = status.total - status.done
+    if ended.ending is Ending.REFUSED:
+        _say(
+            f"batchmill: the upstream refuses the account: {ended.reason}\n"
+            f"Mend the key or the credits (`batchmill check`), then run the same command again: "
+            f"it goes on with the {lines(left)} left."
+        )
+    elif ended.ending is Ending.DETACHED:
+        _say(
+            f"Detached: {status.done:,} of {lines(status.total)} done, the rest is kept. To go on, "
+            "run the same command again, or:\n"
+            f"  batchmill worker{' --simulate' if settings.simulate else ''}{options.hints}\n"
+            f"  batchmill results {status.id} -f{options.hints}"
+        )
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

@@ -1,0 +1,94 @@
+"""Options that several commands share, and the settings that follow from them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from batchmill.config.settings import Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+POSITIVE = click.IntRange(min=1)
+
+
+def store_options(command: _Command) -> _Command:
+    """Add `--redis` and `--config`."""
+    command = click.option(
+        "--config",
+        "config_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="TOML file with settings (default: what BATCHMILL_CONFIG names).",
+    )(command)
+    return click.option(
+        "--redis",
+        "redis_url",
+        metavar="URL",
+        help="Redis to use (default: BATCHMILL_REDIS_URL, else the embedded server of the data folder).",
+    )(command)
+
+
+def input_options(command: _Command) -> _Command:
+    """Add what says how the lines handed over are read."""
+    for option in (
+        click.option("--fresh", is_flag=True, help="Run all lines anew, even if the same were run before."),
+        click.option("--skip-invalid", is_flag=True, help="Run the good lines of an input that has bad ones."),
+        click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N lines."),
+        click.option("--max-tokens", type=POSITIVE, metavar="N", help="For lines that set no limit of their own."),
+        click.option("--model", "-m", metavar="M", help="For lines that name no model, e.g. openai/gpt-4o-mini."),
+    ):
+        command = option(command)
+    return command
+
+
+def read_settings(
+    config_file: Path | None,
+    redis_url: str | None,
+    *,
+    simulate: bool = False,
+    processes: int | None = None,
+    concurrency: int | None = None,
+) -> "Settings":
+    """Return the settings with the command line's wishes over them. Raises ConfigError."""
+    import msgspec
+
+    from batchmill.config.logs import set_up
+    from batchmill.config.settings import load
+
+    settings = load(config_file, simulate=simulate, redis_url=redis_url)
+    set_up(settings.log)
+    wishes = {"processes": processes, "concurrency": concurrency}
+    given = {name: value for name, value in wishes.items() if value is not None}
+    return msgspec.structs.replace(settings, worker=msgspec.structs.replace(settings.worker, **given))
+
+
+def hints(redis_url: str | None, config_file: Path | None) -> str:
+    """Return the options that another command needs to find the same Redis, as they are typed; never a password."""
+    import shlex
+    from urllib.parse import urlsplit
+
+    words = ["--redis", redis_url if urlsplit(redis_url).password is None else "URL"] if redis_url else []
+    words += ["--config", str(config_file)] if config_file else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def require_upstream(settings: "Settings") -> None:
+    """Refuse to work without a key for OpenRouter. Raises ConfigError, which names both ways on."""
+    from batchmill.config.errors import ConfigError
+
+    if settings.simulate or settings.api_key is not None or not is_openrouter(settings):
+        return
+    raise ConfigError(
+        "no API key for OpenRouter: set OPENROUTER_API_KEY (or BATCHMILL_API_KEY_FILE to a file that holds it), "
+        "or rehearse with --simulate, which needs none and costs nothing"
+    )
+
+
+def is_openrouter(settings: "Settings") -> bool:
+    """Whether the upstream is OpenRouter itself, which answers nobody without a key."""
+    from urllib.parse import urlsplit
+
+    host = urlsplit(settings.upstream.base_url).hostname or ""
+    return host == "openrouter.ai" or host.endswith(".openrouter.ai")

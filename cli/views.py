@@ -1,0 +1,143 @@
+"""Batches on the screen: a table of the newest, or all about one."""
+
+import asyncio
+
+import click
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from batchmill.cli import exit_codes
+from batchmill.cli.progress import Speed, plain_line
+from batchmill.cli.words import cost_of, duration, lines, moment, money, outcomes, share
+from batchmill.producer import Producer
+from batchmill.producer.render import batch_object, to_json
+from batchmill.store.model import BatchState, BatchStatus
+
+_REFRESH = 0.5  # seconds
+_PLAIN_REFRESH = 5.0
+_UNBOUNDED = 240  # columns, where no terminal sets a width
+_ID_WIDTH = 34
+_STYLES = {
+    BatchState.COMPLETED: "green",
+    BatchState.IN_PROGRESS: "cyan",
+    BatchState.CANCELLING: "yellow",
+    BatchState.CANCELLED: "yellow",
+}
+
+
+class View:
+    """What `batchmill status` was asked to show."""
+
+    def __init__(self, producer: Producer, batch_id: str | None, limit: int) -> None:
+        self._producer = producer
+        self._batch_id = batch_id
+        self._limit = limit
+        self._console = Console()
+        if not self._console.is_terminal:
+            self._console = Console(width=_UNBOUNDED)
+
+    async def print_json(self) -> int:
+        """Print the Batch object, or a list of them."""
+        found = [batch_object(status) for status in await self._look()]
+        click.echo(to_json(found[0] if self._batch_id else found))
+        return exit_codes.OK
+
+    async def print_once(self) -> int:
+        """Print what there is now."""
+        self._console.print(self._picture(await self._look()))
+        return exit_codes.OK
+
+    async def watch(self) -> int:
+        """Show until all that is shown is terminal."""
+        if not self._console.is_terminal:
+            return await self._watch_plainly()
+        with Live(console=self._console, auto_refresh=False) as live:
+            while True:
+                found = await self._look()
+                live.update(self._picture(found), refresh=True)
+                if all(status.state.terminal for status in found):
+                    return exit_codes.OK
+                await asyncio.sleep(_REFRESH)
+
+    async def _watch_plainly(self) -> int:
+        speeds: dict[str, Speed] = {}
+        while True:
+            found = await self._look()
+            for status in found:
+                speed = speeds.setdefault(status.id, Speed())
+                speed.note(status.done)
+                click.echo(f"{status.id} {status.state.value} · {plain_line(status, speed)}")
+            if all(status.state.terminal for status in found):
+                return exit_codes.OK
+            await asyncio.sleep(_PLAIN_REFRESH)
+
+    async def _look(self) -> list[BatchStatus]:
+        if self._batch_id:
+            return [await (await self._producer.batch(self._batch_id)).status()]
+        return await self._producer.batches(self._limit)
+
+    def _picture(self, found: list[BatchStatus]) -> RenderableType:
+        if self._batch_id:
+            return _details(found[0])
+        return _table(found) if found else Text("no batches yet; `batchmill run INPUT` makes one")
+
+
+def _table(found: list[BatchStatus]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("batch", min_width=_ID_WIDTH, no_wrap=True)  # whole, so that it can be pasted
+    table.add_column("status", no_wrap=True)
+    table.add_column("progress", justify="right", no_wrap=True)
+    table.add_column("ok", justify="right", no_wrap=True)
+    table.add_column("failed", justify="right", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    table.add_column("source", no_wrap=True, overflow="ellipsis")
+    for status in found:
+        failed = status.total - status.succeeded if status.state.terminal else status.done - status.succeeded
+        table.add_row(
+            status.id,
+            Text(status.state.value, style=_STYLES.get(status.state, "")),
+            f"{share(status.done, status.total)} of {status.total:,}",
+            f"{status.succeeded:,}",
+            f"{failed:,}",
+            money(status.cost),
+            moment(status.created_at),
+            Text(status.source or ""),
+        )
+    return table
+
+
+def _details(status: BatchStatus) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    rows = [
+        ("batch", status.id),
+        ("status", status.state.value),
+        ("waiting", status.blocked_on),
+        ("progress", f"{share(status.done, status.total)} of {lines(status.total)}"),
+        ("lines", _counts(status)),
+        ("tokens", f"{status.usage.prompt_tokens:,} prompt + {status.usage.completion_tokens:,} completion"),
+        ("cost", cost_of(status)),
+        ("created", moment(status.created_at)),
+        ("ended", _ended(status)),
+        ("models", ", ".join(f"{model} ({count:,})" for model, count in sorted(status.models.items()))),
+        ("upstream", status.upstream),
+        ("source", status.source),
+        ("retry of", status.retry_of),
+    ]
+    for name, value in rows:
+        if value:
+            table.add_row(
+                Text(name, style="bold"), Text(value, style=_STYLES.get(status.state, "") if name == "status" else "")
+            )
+    return table
+
+
+def _counts(status: BatchStatus) -> str:
+    return outcomes(status) + (f" ({status.running:,} in the air)" if status.running else "")
+
+
+def _ended(status: BatchStatus) -> str | None:
+    end = status.completed_at or status.cancelled_at
+    return None if end is None else f"{moment(end)}, after {duration(end - status.created_at)}"
