@@ -73,7 +73,7 @@ async def say_blocked(redis: Redis, upstream: str, scope: str, reason: str, *, s
 async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> str | None:
     if not any_worker:
         return f"no worker for {found.upstream}"
-    scopes = ["account", *found.models]
+    scopes = ["refused", "account", *found.models]
     if any(model.endswith(":free") for model in found.models):
         scopes.append(":free")
     reasons = await redis.execute_command("MGET", *(keys.blocked(found.upstream, scope) for scope in scopes))
