@@ -97,7 +97,7 @@ def air(batch_id: str) -> str:
 
 
 def open_shards(batch_id: str) -> str:
-    """Hash: reference of an unfinished shard -> model. Retention. Written at release and finish."""
+    """Hash: reference of an unfinished shard -> the shard (MessagePack). Staging time, then retention. As `shard`."""
     return f"{PREFIX}{{{batch_id}}}:open"
 
 

@@ -38,7 +38,7 @@ if finished == new then
   redis.call('EXPIRE', done, retention)
   redis.call('EXPIRE', results, retention)
 end
-if finished == total then
+if finished == total and counts[5] then -- without a state it is only staged
   local now = redis.call('TIME')[1]
   if counts[5] == 'cancelling' then
     redis.call('HSET', batch, 'state', 'cancelled', 'cancelled_at', now)

@@ -16,20 +16,23 @@ from redis.asyncio.client import Pipeline
 
 from batchmill.store import keys
 from batchmill.store.connection import pack_job
+from batchmill.store.errors import StoreError
 from batchmill.store.model import Line, Result
 from batchmill.store.records import Recording, record
-from batchmill.store.scripts import Script
+from batchmill.store.scripts import Argument, Script
 
 JOB = "run_shard"
 """The name of arq's function for a shard."""
 
 _STAGING_SECONDS = 3600
 _FLUSH_BYTES = 1 << 20
-_QUEUE_CHUNK = 500
+_CHUNK = 200  # shards or results a call, so that no script keeps others waiting
 _DAY = 86_400
+_GONE = "-"
 
 _release = Script("release")
-_requeue = Script("requeue")
+_discard = Script("discard")
+_queue = Script("queue")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -71,7 +74,8 @@ class Staging:
         self._upstream = upstream
         self._retention = retention_days * _DAY
         self._shards: list[Shard] = []
-        self._pipe: Pipeline = redis.pipeline(transaction=False)
+        # a transaction: no key without its end, not even when we die in the middle of a flush
+        self._pipe: Pipeline = redis.pipeline(transaction=True)
         self._bytes = 0
 
     async def add(self, model: str, lines: Sequence[Line]) -> None:
@@ -87,39 +91,63 @@ class Staging:
             await self._flush()
 
     async def release(self, facts: BatchFacts, refused: Sequence[Result] = ()) -> str:
-        """Let the batch go and queue its shards; lines that never can run are recorded as failed at once.
+        """Let the batch go and queue its shards. `refused` are lines that never can run: failed from the first moment.
 
-        Returns the id under which the lines run: ours, or that of the batch that already has this content.
+        Returns the id under which the lines run: ours, or that of the batch that already has this content. Raises
+        StoreError when it took so long that part of what was staged is gone. Safe to interrupt anywhere: either the
+        batch exists and maintenance goes on with it, or it does not and `discard` removes what there is.
         """
+        if not self._shards:
+            raise ValueError("a batch needs a line that can run")
         await self._flush()
-        existing = await self._let_go(facts)
-        if existing:
+        await self._stage_refused(facts.total, refused)
+        reply = await self._let_go(facts, len(refused))
+        if reply == _GONE:
             await self.discard()
-            return existing
-        for start in range(0, len(refused), _QUEUE_CHUNK):
-            chunk = refused[start : start + _QUEUE_CHUNK]
-            await record(self._redis, [Recording(self.batch_id, tuple(chunk))], "producer", self._retention)
-        for start in range(0, len(self._shards), _QUEUE_CHUNK):
-            await self._queue(self._shards[start : start + _QUEUE_CHUNK])
+            raise StoreError("what was staged has expired before the batch was complete; hand the lines in again")
+        if reply:
+            await self.discard()
+            return reply
+        await _queue_shards(self._redis, self._upstream, self.batch_id, self._shards, self._retention)
         return self.batch_id
 
     async def discard(self) -> None:
-        """Take back whatever was staged."""
-        await self._flush()
-        names = [keys.shard(shard.reference) for shard in self._shards] + [keys.open_shards(self.batch_id)]
-        for start in range(0, len(names), _QUEUE_CHUNK):
-            await self._redis.execute_command("UNLINK", *names[start : start + _QUEUE_CHUNK])
+        """Take back whatever was staged, unless the batch was let go."""
+        self._pipe.command_stack.clear()
+        self._bytes = 0
+        batch = keys.batch(self.batch_id)
+        names = [keys.shard(shard.reference) for shard in self._shards]
+        names += [keys.open_shards(self.batch_id), keys.done(self.batch_id), keys.results(self.batch_id), batch]
+        for start in range(0, len(names), _CHUNK):
+            if not await _discard(self._redis, [batch, *names[start : start + _CHUNK]], []):
+                return
         self._shards.clear()
 
-    async def _let_go(self, facts: BatchFacts) -> str:
+    async def _stage_refused(self, total: int, refused: Sequence[Result]) -> None:
+        """Write the results of refused lines before the batch exists, so that no crash can part the two."""
+        if not refused:
+            return
+        batch = keys.batch(self.batch_id)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.execute_command("HSET", batch, "total", total)
+            pipe.execute_command("EXPIRE", batch, _STAGING_SECONDS)
+            await pipe.execute()
+        for start in range(0, len(refused), _CHUNK):
+            recording = Recording(self.batch_id, tuple(refused[start : start + _CHUNK]))
+            await record(self._redis, [recording], "producer", _STAGING_SECONDS)
+
+    async def _let_go(self, facts: BatchFacts, refused: int) -> str:
         names = [
             keys.batch(self.batch_id),
             keys.batches(),
             keys.live(),
             keys.content(facts.content),
             keys.open_shards(self.batch_id),
+            keys.done(self.batch_id),
+            keys.results(self.batch_id),
+            *(keys.shard(shard.reference) for shard in self._shards),
         ]
-        fields: list[str | int | bytes] = [self.batch_id, self._retention]
+        fields: list[str | int | bytes] = [self.batch_id, self._retention, refused]
         fields += ["total", facts.total, "models", msgspec.json.encode(facts.models), "upstream", self._upstream]
         fields += ["content", facts.content]
         for name, value in (("source", facts.source), ("retry_of", facts.retry_of)):
@@ -127,20 +155,6 @@ class Staging:
                 fields += [name, value]
         reply = await _release(self._redis, names, fields)
         return str(reply.decode())
-
-    async def _queue(self, shards: Sequence[Shard]) -> None:
-        now = time.time_ns() // 1_000_000
-        async with self._redis.pipeline(transaction=False) as pipe:
-            models = sorted({shard.model for shard in shards})
-            pipe.execute_command("SADD", keys.lanes(self._upstream), *models)
-            for shard in shards:
-                reference = shard.reference
-                pipe.execute_command("EXPIRE", keys.shard(reference), self._retention)
-                pipe.execute_command("SET", keys.job(reference), job_of(shard, now), "EX", self._retention)
-                pipe.execute_command("ZADD", keys.lane(self._upstream, shard.model), now, reference)
-            for model in models:
-                pipe.execute_command("PUBLISH", keys.wake(self._upstream), model)
-            await pipe.execute()
 
     async def _flush(self) -> None:
         if not self._bytes:
@@ -159,16 +173,29 @@ async def requeue_lost(redis: Redis, upstream: str, batch_id: str, *, retention_
     """Queue those unfinished shards of a batch that are neither queued nor leased; return their references."""
     entries = await redis.execute_command("HGETALL", keys.open_shards(batch_id))
     shards = [msgspec.msgpack.decode(value, type=Shard) for value in entries.values()]
-    retention = retention_days * _DAY
-    now = time.time_ns() // 1_000_000
-    lost: list[str] = []
+    return await _queue_shards(redis, upstream, batch_id, shards, retention_days * _DAY)
+
+
+async def _queue_shards(
+    redis: Redis, upstream: str, batch_id: str, shards: Sequence[Shard], retention: int
+) -> list[str]:
+    by_model: dict[str, list[Shard]] = {}
     for shard in shards:
-        names = [keys.open_shards(batch_id), keys.lane(upstream, shard.model), keys.leases(upstream, shard.model)]
-        if await _requeue(
-            redis, [*names, keys.job(shard.reference)], [shard.reference, now, job_of(shard, now), retention]
-        ):
-            await redis.execute_command("EXPIRE", keys.shard(shard.reference), retention)
-            lost.append(shard.reference)
-    if lost:
-        await redis.execute_command("SADD", keys.lanes(upstream), *{shard.model for shard in shards})
-    return lost
+        by_model.setdefault(shard.model, []).append(shard)
+    if by_model:  # first, so that a lane with something in it is always one that workers look at
+        await redis.execute_command("SADD", keys.lanes(upstream), *sorted(by_model))
+    queued: list[bytes] = []
+    for model, own in by_model.items():
+        names = [keys.open_shards(batch_id), keys.lane(upstream, model), keys.leases(upstream, model)]
+        new: list[bytes] = []
+        for start in range(0, len(own), _CHUNK):
+            chunk = own[start : start + _CHUNK]
+            now = time.time_ns() // 1_000_000  # for people who look at arq's job; the lane goes by the clock of Redis
+            arguments: list[Argument] = [retention]
+            for shard in chunk:
+                arguments += [shard.reference, job_of(shard, now)]
+            new += await _queue(redis, [*names, *(keys.job(shard.reference) for shard in chunk)], arguments)
+        if new:
+            await redis.execute_command("PUBLISH", keys.wake(upstream), model)
+        queued += new
+    return [reference.decode() for reference in queued]
