@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
+from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys
 from batchmill.store.connection import OUTAGE
 from batchmill.store.model import Result
@@ -25,6 +26,8 @@ START = "0-0"
 BATCH_GONE = -1
 """What `record` returns for a batch that has expired or was removed."""
 
+_MOST = 2**50  # a line's tokens or nano-dollars; thousands of such lines add up exactly in the 63 bits of a counter
+_NO_USAGE = Usage()
 _PAGE = 500
 _BLOCK_MS = 1000
 _PAYLOAD, _END = b"r", b"end"
@@ -46,46 +49,64 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 async def record(redis: Redis, recordings: Sequence[Recording], worker: str, retention: int) -> list[int]:
-    """Record in one round trip; return how many results of each batch were new (-1: the batch is gone).
+    """Record in one round trip; return how many results of each batch were new, or `BATCH_GONE`.
 
-    Safe to repeat after an error. `retention` in seconds.
+    Safe to repeat after an error, which is raised when all that can be recorded is. `retention` in seconds.
     """
     async with redis.pipeline(transaction=False) as pipe:
         for recording in recordings:
             _record.queue(pipe, *_call(recording, worker, retention))
         replies = await pipe.execute(raise_on_error=False)
-    return [
+    settled = [
         await _settle_reply(redis, recording, worker, retention, reply)
         for recording, reply in zip(recordings, replies, strict=True)
     ]
+    for reply in settled:
+        if isinstance(reply, Exception):
+            raise reply
+    return [int(reply) for reply in settled]  # type: ignore[call-overload]  # integer replies of the script
 
 
-async def _settle_reply(redis: Redis, recording: Recording, worker: str, retention: int, reply: object) -> int:
-    if isinstance(reply, NoScriptError):
-        return int(await _record(redis, *_call(recording, worker, retention)))
-    if isinstance(reply, Exception):
-        raise reply
-    return int(reply)  # type: ignore[call-overload, no-any-return]  # an integer reply of the script
+async def _settle_reply(redis: Redis, recording: Recording, worker: str, retention: int, reply: object) -> object:
+    if not isinstance(reply, NoScriptError):
+        return reply
+    try:
+        return await _record(redis, *_call(recording, worker, retention))
+    except ResponseError as error:
+        return error
 
 
 def _call(recording: Recording, worker: str, retention: int) -> tuple[list[str], list[Argument]]:
     batch_id = recording.batch_id
     names = [keys.batch(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id), keys.live()]
     arguments: list[Argument] = [batch_id, retention, worker, recording.in_air]
-    for result in recording.results:
-        usage = result.usage
-        arguments += [result.index, result.state.value, "" if result.cost is None else result.cost]
-        if usage is None:
-            arguments += [0, 0, 0, 0]
-        else:
-            arguments += [
-                usage.prompt_tokens,
-                usage.completion_tokens,
-                usage.cached_tokens,
-                usage.reasoning_tokens,
-            ]
-        arguments.append(_encode(result))
+    for told in recording.results:
+        result = _countable(told)
+        usage = result.usage or _NO_USAGE
+        arguments += [
+            result.index,
+            result.state.value,
+            "" if result.cost is None else result.cost,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            _encode(result),
+        ]
     return names, arguments
+
+
+def _countable(result: Result) -> Result:
+    """Return the result with numbers that counters can hold: one that overflows in mid-script would part the books."""
+    numbers = [result.cost or 0, *msgspec.structs.astuple(result.usage or _NO_USAGE)]
+    if min(numbers) >= 0 and max(numbers) <= _MOST:
+        return result
+    cost, *tokens = (min(max(number, 0), _MOST) for number in numbers)
+    return msgspec.structs.replace(
+        result,
+        cost=None if result.cost is None else cost,
+        usage=None if result.usage is None else Usage(*tokens),
+    )
 
 
 async def read(redis: Redis, batch_id: str, cursor: str = START, *, block: bool = False) -> list[Entry]:

@@ -27,9 +27,5 @@ class Script:
             return await redis.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
 
     def queue(self, pipe: Pipeline, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
-        """Add a call to a pipeline; the caller answers a NoScriptError by `load` and another try."""
+        """Add a call to a pipeline; the caller answers a NoScriptError by calling it."""
         pipe.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)
-
-    async def load(self, redis: Redis) -> None:
-        """Make the server know it."""
-        await redis.execute_command("SCRIPT LOAD", self.text)
