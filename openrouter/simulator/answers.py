@@ -150,7 +150,7 @@ class Answerer:
         prompt, images = prompt_tokens(request)
         natural = min(_LONGEST, max(1, round(self._median * math.exp(_SIGMA * quantile(draws.fraction(_LENGTH))))))
         reasoning = round(natural * draws.fraction(_REASONING)) if _thinks(model, request) else 0
-        limit = request.max_completion_tokens or request.max_tokens or model.max_completion_tokens
+        limit = model.max_completion_tokens if request.output_limit is None else request.output_limit
         finish_reason = "stop"
         visible = natural
         if limit is not None and reasoning + visible > limit:

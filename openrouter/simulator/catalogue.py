@@ -83,7 +83,8 @@ class Catalogue:
 
     def answering(self, model: Model) -> Model:
         """Return the model itself, or who answers for it when it is a router without a price of its own."""
-        if model.endpoints[0].price.base.prompt is None:
+        base = model.endpoints[0].price.base
+        if base.prompt is None or base.completion is None:
             return self.models[_ROUTER_TARGET]
         return model
 

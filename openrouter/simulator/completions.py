@@ -31,6 +31,7 @@ _CANT_STOP = frozenset(
 _FIRST_TOKEN_SHARE = 0.3  # of a call's time, before a stream's first words
 _LOOK_SECONDS = 0.1  # how often a hanging call looks whether its client is still there
 _JSON = "application/json"
+_DROPPED = "dropped"
 
 
 class Completions:
@@ -50,6 +51,9 @@ class Completions:
             if outcome.stream:
                 return await self._streamed(request, call, outcome)
             return await self._whole(request, call, outcome)
+        except ConnectionError:
+            call.status = _DROPPED
+            return web.Response()  # nobody reads it
         finally:
             self._upstream.books.end(call)
 
@@ -69,6 +73,8 @@ class Completions:
                 error = self._error(decision).error
                 body = replies.broken_answer(decision.plan, decision.generation_id, created, error)
                 return web.Response(body=body, headers=headers)
+        if request.transport is None:
+            call.status = _DROPPED
         charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
         body = replies.whole_answer(decision.plan, decision.generation_id, created, charge)
         match decision.fault:
@@ -95,7 +101,7 @@ class Completions:
             await self._paced_stream(response, call, decision, stream)
         else:
             charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
-            await _send(response, call, b"".join((replies.KEEP_ALIVE, *stream.content(), stream.last(charge))))
+            await response.write_eof(b"".join((replies.KEEP_ALIVE, *stream.content(), stream.last(charge))))
         return response
 
     async def _paced_stream(
@@ -161,7 +167,7 @@ async def _send(response: web.StreamResponse, call: Call, data: bytes) -> bool:
     try:
         await response.write(data)
     except ConnectionError:
-        call.status = "dropped"
+        call.status = _DROPPED
         return False
     return True
 

@@ -22,6 +22,8 @@ KEEP_ALIVE = b": OPENROUTER PROCESSING\n\n"
 DONE = b"data: [DONE]\n\n"
 WORDS_PER_EVENT = 8
 
+_CONTENT = b'"content":'
+
 
 def whole_answer(plan: Plan, generation_id: str, created: int, charge: Charge) -> bytes:
     """Return the body of a completion that went well."""
@@ -47,7 +49,10 @@ class Stream:
         """Return one event for every few words, then the one that only says why it ended."""
         words = self._plan.words
         pieces = [" ".join(words[at : at + WORDS_PER_EVENT]) for at in range(0, len(words), WORDS_PER_EVENT)]
-        events = [self._event(piece if at == 0 else " " + piece) for at, piece in enumerate(pieces)]
+        # only the text differs, so the rest is encoded once
+        before, _, after = self._event("").partition(_CONTENT + b'""')
+        before += _CONTENT
+        events = [before + encoder.encode(piece if at == 0 else " " + piece) + after for at, piece in enumerate(pieces)]
         events.append(self._event("", finished=True))
         return events
 

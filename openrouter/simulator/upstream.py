@@ -120,8 +120,7 @@ class Upstream:
             return refusals.bad_request('Input required: specify "messages"')
         if request.models and len(request.models) > _MAX_MODELS:
             return refusals.bad_request(f"'models' array must have {_MAX_MODELS} items or fewer.")
-        limit = request.max_completion_tokens or request.max_tokens
-        if limit is not None and limit < 1:
+        if request.output_limit is not None and request.output_limit < 1:
             return refusals.bad_request("max_tokens must be at least 1")
         return request if self.credits_left else refusals.insufficient_credits()
 
@@ -173,7 +172,7 @@ def _check_context(model: Model, request: CompletionRequest) -> Refusal | None:
     if model.context_length is None:
         return None
     prompt, _ = prompt_tokens(request)
-    output = request.max_completion_tokens or request.max_tokens or 0
+    output = request.output_limit or 0
     if prompt + output > model.context_length:
         return refusals.context_exceeded(model.context_length, prompt, output)
     return None

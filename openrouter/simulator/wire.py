@@ -68,6 +68,11 @@ class CompletionRequest(msgspec.Struct):
     reasoning_effort: str | None = None
     tools: msgspec.Raw = msgspec.Raw()
 
+    @property
+    def output_limit(self) -> int | None:
+        """How many tokens the answer may have, by either of the two names."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
 
 class PromptTokensDetails(msgspec.Struct):
     """What the prompt's tokens were."""
