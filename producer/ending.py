@@ -1,16 +1,19 @@
 """Cancelling a batch, and trying its failed lines again."""
 
+import secrets
 from collections import Counter, defaultdict
 
 from redis.asyncio import Redis
 
 from batchmill.producer.errors import InputError
 from batchmill.store import batches, lanes
+from batchmill.store.lanes import Ending
 from batchmill.store.model import BatchState, Line, LineState, cancelled_line
 from batchmill.store.records import Recording, follow, record
 from batchmill.store.staging import BatchFacts, Staging, shard_size
 
 _DAY = 86_400
+_LEASE = 10.0  # seconds to record the lines of one shard; if we die, a worker does it after this
 
 
 async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchState:
@@ -22,14 +25,16 @@ async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchSt
     if state is not BatchState.CANCELLING:
         return state
     upstream = (await batches.status(redis, batch_id)).upstream
+    run = f"cancel.{secrets.token_hex(6)}"
     for shard in await batches.open_shards(redis, batch_id):
-        if not await lanes.withdraw(redis, upstream, shard.model, shard.reference):
+        claim = await lanes.take(redis, upstream, shard.model, shard.reference, run, lease=_LEASE)
+        if claim is None:
             continue  # a worker has it, and hears of the end itself
         work = await batches.load(redis, shard.reference, shard.first, shard.last)
         lines = work.lines if work else ()
         results = tuple(cancelled_line(line, shard.model) for line in lines)
         await record(redis, [Recording(batch_id, results)], "producer", retention_days * _DAY)
-        await lanes.forget(redis, upstream, shard.model, shard.reference)
+        await lanes.finish(redis, claim, Ending.DONE)
     return (await batches.status(redis, batch_id)).state
 
 

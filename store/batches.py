@@ -14,6 +14,8 @@ from batchmill.store.staging import Shard
 
 _cancel = Script("cancel")
 
+_DAY = 86_400
+
 WORKER_SILENCE_MS = 10_000
 """A worker that sent no heartbeat for so long has nothing in the air, as far as anybody can tell."""
 
@@ -42,7 +44,7 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
         pipe.execute_command("HGETALL", keys.air(batch_id))
         pipe.execute_command("TIME")
         facts, air, (seconds, microseconds) = await pipe.execute()
-    if not facts:
+    if b"state" not in facts:  # none, or one that is only staged
         raise UnknownBatchError(batch_id)
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
     found = _status(facts, 0)
@@ -83,7 +85,7 @@ async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> 
 
 async def exists(redis: Redis, batch_id: str) -> bool:
     """Whether there is such a batch."""
-    return bool(await redis.execute_command("EXISTS", keys.batch(batch_id)))
+    return bool(await redis.execute_command("HEXISTS", keys.batch(batch_id), "state"))
 
 
 async def newest(redis: Redis, count: int) -> list[BatchStatus]:
@@ -114,10 +116,27 @@ async def live(redis: Redis) -> list[str]:
     return sorted(batch_id.decode() for batch_id in await redis.execute_command("SMEMBERS", keys.live()))
 
 
+async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
+    """Let an unfinished batch last: retention counts from its end, however long its limits make it wait."""
+    retention = retention_days * _DAY
+    name = keys.batch(batch_id)
+    if await redis.execute_command("TTL", name) > retention // 2:
+        return
+    content = await redis.execute_command("HGET", name, "content")
+    names = [keys.content(content.decode())] if content else []
+    for shard in await open_shards(redis, batch_id):
+        names += [keys.shard(shard.reference), keys.job(shard.reference)]
+    names += [keys.open_shards(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for other in [*names, name]:  # the batch last: should we die, the next look begins anew
+            pipe.execute_command("EXPIRE", other, retention)
+        await pipe.execute()
+
+
 async def drop_expired(redis: Redis, retention_days: int) -> None:
     """Take batches that are older than what is kept out of the list, unless they are still there."""
     seconds, _ = await redis.execute_command("TIME")
-    horizon = int(seconds) - retention_days * 86_400
+    horizon = int(seconds) - retention_days * _DAY
     for batch_id in await redis.execute_command("ZRANGEBYSCORE", keys.batches(), "-inf", horizon):
         if not await exists(redis, batch_id.decode()):
             await redis.execute_command("ZREM", keys.batches(), batch_id)

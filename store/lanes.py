@@ -20,6 +20,10 @@ from batchmill.store.scripts import Argument, Script
 _claim = Script("claim")
 _finish = Script("finish")
 _renew = Script("renew")
+_take = Script("take")
+
+_HEAD = "1"
+"""The score before all others, as in `renew.lua`."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -54,6 +58,13 @@ async def claim(redis: Redis, upstream: str, model: str, run: str, *, lease: flo
     reply = await _claim(redis, _lane_keys(upstream, model), [run, _milliseconds(lease), room])
     pairs = zip(reply[::2], reply[1::2], strict=True)
     return [Claim(upstream, model, reference.decode(), run, score.decode()) for reference, score in pairs]
+
+
+async def take(redis: Redis, upstream: str, model: str, reference: str, run: str, *, lease: float) -> Claim | None:
+    """Claim one certain shard; None when a run has it, or when it is finished."""
+    names = [*_lane_keys(upstream, model), keys.open_shards(keys.batch_of(reference))]
+    ours = await _take(redis, names, [reference, run, _milliseconds(lease)])
+    return Claim(upstream, model, reference, run, _HEAD) if ours else None
 
 
 class Ending(StrEnum):
@@ -111,17 +122,3 @@ def _lane_keys(upstream: str, model: str) -> list[str]:
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-async def withdraw(redis: Redis, upstream: str, model: str, reference: str) -> bool:
-    """Take a shard that nobody has claimed out of its lane; True when it is ours now."""
-    return bool(await redis.execute_command("ZREM", keys.lane(upstream, model), reference))
-
-
-async def forget(redis: Redis, upstream: str, model: str, reference: str) -> None:
-    """Remove a withdrawn shard whose lines all have a result."""
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.execute_command("HDEL", keys.runs(upstream, model), reference)
-        pipe.execute_command("HDEL", keys.open_shards(keys.batch_of(reference)), reference)
-        pipe.execute_command("DEL", keys.job(reference), keys.tries(reference), keys.shard(reference))
-        await pipe.execute()

@@ -24,7 +24,7 @@ from .store_helpers import (
     result,
 )
 
-BIG = 2**40 + 1
+BIG = 2**49 + 1
 
 
 async def gather(entries: AsyncIterator[Entry]) -> list[Entry]:

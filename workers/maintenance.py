@@ -32,7 +32,7 @@ class Maintenance:
                 await outlive(self.sweep)
 
     async def sweep(self) -> None:
-        """Queue lost shards of live batches; drop from the lists what is no more."""
+        """Keep live batches and queue their lost shards; drop from the lists what is no more."""
         upstream = self._settings.upstream_name
         retention = self._settings.results.retention_days
         for batch_id in await batches.live(self._redis):
@@ -41,6 +41,7 @@ class Maintenance:
                 await self._redis.execute_command("SREM", keys.live(), batch_id)
                 await self._redis.execute_command("ZREM", keys.batches(), batch_id)
             elif facts.decode() == upstream:
+                await batches.keep(self._redis, batch_id, retention)
                 lost = await requeue_lost(self._redis, upstream, batch_id, retention_days=retention)
                 if lost:
                     log.warning("shards.requeued", batch=batch_id, shards=len(lost))
