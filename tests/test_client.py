@@ -4,8 +4,7 @@ import asyncio
 import gzip
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -17,65 +16,13 @@ from batchmill.openrouter.client import Upstream, verdict_on_trouble
 from batchmill.openrouter.errors import CODES
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Retry
 
+from .upstream_helpers import Play, serving
+
 KEY = "sk-or-v1-0123456789abcdef"
 BODY = b'{"model":"a/b","messages":[]}'
 DONE = b'{"id":"gen-1","model":"a/b","choices":[{"finish_reason":"stop"}],"usage":{"cost":0.5}}'
-NEVER = 30.0  # seconds; longer than any test may take
+NEVER = 20.0  # seconds; longer than any test takes
 AT_ONCE = 0.05
-
-Play = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-class Server:
-    """A scripted HTTP/1.1 server: keeps what it was sent, and plays `play` for each request."""
-
-    def __init__(self, play: Play) -> None:
-        self.play = play
-        self.connections = 0
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.hung_up = asyncio.Event()
-        self.asked = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while not writer.is_closing():
-                await self._one(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            self.hung_up.set()
-        except asyncio.CancelledError:
-            pass  # the end of the test
-        finally:
-            writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.rstrip().split("\r\n")
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.requests.append((first, headers, body))
-        self.asked.set()
-        await self.play(writer)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-@asynccontextmanager
-async def serving(play: Play) -> AsyncIterator[tuple[str, Server]]:
-    server = Server(play)
-    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/api/v1", server
-    finally:
-        listener.close()
-        await server.stop()
 
 
 def upstream(url: str, **settings: Any) -> Upstream:
@@ -137,6 +84,21 @@ async def test_one_connection_serves_many_calls_and_cookies_are_not_kept() -> No
             assert isinstance(await client.complete(BODY), Answer)
     assert server.connections == 1
     assert not any("cookie" in headers for _, headers, _ in server.requests)
+
+
+async def test_calls_run_side_by_side_and_never_over_more_connections_than_allowed() -> None:
+    both = asyncio.Barrier(2)
+
+    async def play(writer: asyncio.StreamWriter) -> None:
+        await both.wait()
+        writer.write(http())
+
+    async with serving(play) as (url, server):
+        settings = UpstreamSettings(base_url=url, total_timeout=NEVER)
+        async with Upstream(settings, None, max_connections=2) as client:
+            answers = await asyncio.gather(*(client.complete(BODY) for _ in range(6)))
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert server.connections == 2
 
 
 async def test_the_answer_of_a_call() -> None:

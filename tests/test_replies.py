@@ -111,6 +111,13 @@ def test_a_damaged_field_is_lost_alone(usage: bytes, cost: int | None, tokens: i
     assert (answer.cost, answer.usage.prompt_tokens, answer.model, answer.generation_id) == (cost, tokens, "", None)
 
 
+@pytest.mark.parametrize("body", [b'  {"choices":[{}]} ', b'\n\n{"choices":[{}]}\n', b'{"choices":\n[{}]}'])
+def test_an_answer_can_be_a_line_of_a_file(body: bytes) -> None:
+    answer = judged(200, body)
+    assert isinstance(answer, Answer)
+    assert answer.body == b'{"choices":[{}]}'
+
+
 def test_the_generation_id_may_come_in_a_header() -> None:
     headers = {"x-generation-id": "gen-4"}
     assert judged(200, b'{"choices":[{}]}', headers).generation_id == "gen-4"
