@@ -259,6 +259,7 @@ async def test_one_taker_has_a_shard(redis: Redis) -> None:
         return await lanes.take(redis, UPSTREAM, MODEL, reference, run, lease=LEASE) is not None
 
     assert await take("one")
+    assert (await queued(redis), await leased(redis)) == ([], [reference])
     assert await take("one"), "the reply was lost, the call is repeated"
     assert not await take("two")
     assert await requeue_lost(redis, UPSTREAM, batch_id, retention_days=DAYS) == []
