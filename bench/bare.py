@@ -2,12 +2,12 @@
 
     python bench/bare.py httpx|transport|aiohttp URL CONCURRENCY CALLS
 
-Prints one JSON object: calls/s, CPU seconds a call, peak memory. The first CONCURRENCY calls only warm up.
+Prints one JSON object: calls/s, CPU seconds a call, peak memory, and when each answer was read, by generation id. The
+first CONCURRENCY calls only warm up.
 """
 
 import asyncio
 import json
-import os
 import resource
 import sys
 import time
@@ -24,7 +24,15 @@ KEY = "sk-or-v1-bench"
 MODEL = "openai/gpt-4o-mini"
 HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
-Call = Callable[[bytes], Awaitable[object]]
+Call = Callable[[bytes], Awaitable[bytes]]
+
+
+class Completion(msgspec.Struct):
+    """What a home-made script reads of an answer, at least."""
+
+    id: str
+    choices: list[dict[str, object]]
+    usage: dict[str, object]
 
 
 def body(number: int) -> bytes:
@@ -37,29 +45,33 @@ async def open_client(kind: str, url: str, concurrency: int, stack: AsyncExitSta
         connector = aiohttp.TCPConnector(limit=concurrency)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, headers=HEADERS))
 
-        async def call_aiohttp(content: bytes) -> object:
+        async def call_aiohttp(content: bytes) -> bytes:
             async with session.post(url, data=content) as response:
-                return msgspec.json.decode(await response.read())
+                return await response.read()
 
         return call_aiohttp
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     make = {"httpx": httpx.AsyncClient, "transport": HttpxAiohttpClient}[kind]
     client = await stack.enter_async_context(make(limits=limits, timeout=120, headers=HEADERS))
 
-    async def call_httpx(content: bytes) -> object:
-        return msgspec.json.decode((await client.post(url, content=content)).content)
+    async def call_httpx(content: bytes) -> bytes:
+        return (await client.post(url, content=content)).content
 
     return call_httpx
 
 
-async def run(call: Call, first: int, count: int, concurrency: int) -> None:
+async def run(call: Call, first: int, count: int, concurrency: int) -> dict[str, float]:
+    read_at: dict[str, float] = {}
+    decode = msgspec.json.Decoder(Completion).decode
     numbers = iter(range(first, first + count))
 
     async def runner() -> None:
         for number in numbers:
-            await call(body(number))
+            completion = decode(await call(body(number)))
+            read_at[completion.id] = time.time()
 
     await asyncio.gather(*(runner() for _ in range(concurrency)))
+    return read_at
 
 
 async def main() -> None:
@@ -68,12 +80,12 @@ async def main() -> None:
         call = await open_client(kind, f"{url}/chat/completions", concurrency, stack)
         await run(call, 0, concurrency, concurrency)
         cpu, wall = time.process_time(), time.monotonic()
-        await run(call, concurrency, calls, concurrency)
+        read_at = await run(call, concurrency, calls, concurrency)
         report = {
             "rate": calls / (time.monotonic() - wall),
             "cpu": (time.process_time() - cpu) / calls,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "pid": os.getpid(),
+            "read_at": read_at,
         }
     print(json.dumps(report))
 

@@ -2,8 +2,8 @@
 
     python bench/throughput.py [--rounds 3] [--latency-ms 200] [--quick]
 
-The upstream (the simulator) and Redis are pinned to one core, every client to another, one client at a time. Each
-figure is the median over the rounds. A completion counts when its result can be read by a poller.
+The upstream (the simulator) and Redis are pinned to one core, every client to another, one client at a time. Figures
+are medians over the rounds. A completion of batchmill counts when a poller can read its result.
 """
 
 import argparse
@@ -15,136 +15,140 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import psutil
-from bare import KEY, MODEL, body
+from bare import KEY, body
 
 from batchmill.config.settings import LogSettings, Settings, WorkerSettings, load
+from batchmill.openrouter.simulator import CallRecord
 from batchmill.producer import Batch, Producer
+from batchmill.store.batches import open_shards
 from batchmill.store.connection import Store, open_store
-from batchmill.store.model import Result
+from batchmill.store.records import read
 from batchmill.workers.fleet import Fleet
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 SECONDS = 8  # what one measurement takes, about
-EXPECTED = {("httpx", 100): 50, ("httpx", 1000): 45, ("*", 100): 450, ("*", 1000): 1500}
-HERE = Path(__file__).parent
+LOOPS = {"httpx": "httpx", "transport": "httpx + aiohttp transport", "aiohttp": "aiohttp"}
+RATES = {("httpx", 100): 50, ("httpx", 1000): 45, ("any", 100): 450, ("any", 1000): 1800}
+COLUMNS = ("rate", "cpu", "peak_mb", "late_ms")
+
+Report = dict[str, float]
 
 
-@dataclass
-class Row:
-    name: str
-    concurrency: int
-    rate: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    peak_mb: list[float] = field(default_factory=list)
+class Upstream:
+    """The simulator in a process of its own, pinned."""
+
+    def __init__(self, latency_ms: int) -> None:
+        code = (
+            "import asyncio, uvloop\n"
+            "from batchmill.openrouter.simulator import SimulatorOptions, serve\n"
+            f"options = SimulatorOptions(latency='{latency_ms}', mean_output_tokens=60, record=True)\n"
+            "with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:\n"
+            "    runner.run(serve(options, '127.0.0.1', 0, lambda url: print(url, flush=True)))\n"
+        )
+        self.process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        os.sched_setaffinity(self.process.pid, {SERVER_CORE})
+        self.url = self.process.stdout.readline().strip() if self.process.stdout else ""
+
+    def answered_at(self) -> dict[str, float]:
+        """Return when each call was answered, by generation id, and forget them."""
+        admin = self.url.removesuffix("/api/v1") + "/_sim"
+        records = msgspec.json.decode(httpx.get(f"{admin}/calls", timeout=60).content, type=list[CallRecord])
+        httpx.post(f"{admin}/reset")
+        return {record.generation_id: record.t for record in records if record.generation_id}
 
 
-@dataclass
-class Queue:
-    """What one batchmill measurement says about Redis."""
-
-    commands: float
-    trips: float
-    visible_ms: float
-    server_cpu: float
-
-
-def calls_for(kind: str, concurrency: int, quick: bool) -> int:
-    rate = EXPECTED.get((kind, concurrency), EXPECTED[("*", 100 if concurrency < 500 else 1000)])
-    return max(concurrency, rate * (2 if quick else SECONDS))
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Let this process, and those that it starts, run on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-def bare(kind: str, url: str, concurrency: int, calls: int) -> dict[str, float]:
-    command = [sys.executable, str(HERE / "bare.py"), kind, url, str(concurrency), str(calls)]
-    done = subprocess.run(
-        command, check=True, capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CORE})
-    )
-    return dict(json.loads(done.stdout))
+def lateness(answered: dict[str, float], seen: dict[str, float]) -> float:
+    """Return the median ms from the upstream's answer to when it was seen."""
+    return 1000 * statistics.median(seen[name] - answered[name] for name in seen if name in answered)
 
 
-def start_upstream(latency_ms: int) -> tuple[subprocess.Popen[bytes], str]:
-    code = (
-        "import asyncio, uvloop\n"
-        "from batchmill.openrouter.simulator import SimulatorOptions, serve\n"
-        f"options = SimulatorOptions(latency='{latency_ms}', mean_output_tokens=60, record=True)\n"
-        "with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:\n"
-        "    runner.run(serve(options, '127.0.0.1', 0, lambda url: print(url, flush=True)))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
-    )
-    if process.stdout is None:
-        raise RuntimeError("no pipe")
-    return process, process.stdout.readline().decode().strip()
+def bare(kind: str, upstream: Upstream, concurrency: int, calls: int) -> Report:
+    command = [sys.executable, str(Path(__file__).parent / "bare.py"), kind, upstream.url, str(concurrency), str(calls)]
+    with pinned(CLIENT_CORE):
+        done = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return {
+        "rate": done["rate"],
+        "cpu": done["cpu"],
+        "peak_mb": done["peak_mb"],
+        "late_ms": lateness(upstream.answered_at(), done["read_at"]),
+    }
 
 
-def lines(count: int, salt: int) -> list[dict[str, object]]:
-    return [
-        {
-            "custom_id": f"line-{number}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": msgspec.Raw(body(salt * 10_000_000 + number)),
-        }
-        for number in range(count)
-    ]
+def lines(count: int, salt: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        content = msgspec.Raw(body(salt * 10_000_000 + number))
+        yield {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": content}
 
 
-async def wait_done(batch: Batch) -> None:
-    async for _ in batch.results(follow=True):
-        pass
+async def done(batch: Batch) -> None:
+    while not (await batch.status()).state.terminal:  # noqa: ASYNC110 - seldom, so as not to disturb
+        await asyncio.sleep(0.25)
 
 
-async def batchmill(store: Store, settings: Settings, calls: int, salt: int) -> tuple[dict[str, float], Queue]:
-    """Measure one worker process: warm it up with one batch, then count over a second."""
+async def visible_at(store: Store, batch_id: str) -> dict[str, float]:
+    """Return when each result entered the stream (the server's clock is ours), by generation id."""
+    seen: dict[str, float] = {}
+    cursor = "0-0"
+    while entries := await read(store.redis, batch_id, cursor):
+        for entry in entries:
+            if entry.result:
+                seen[entry.result.attempts[-1].generation_id or ""] = int(entry.cursor.split("-")[0]) / 1000
+        cursor = entries[-1].cursor
+    return seen
+
+
+async def batchmill(store: Store, settings: Settings, upstream: Upstream, calls: int, salt: int) -> Report:
+    """Measure one worker process: one batch to warm it up, then one that counts."""
     producer = Producer(store.redis, settings)
-    url = settings.upstream.base_url.removesuffix("/api/v1")
-    os.sched_setaffinity(0, {SERVER_CORE})
     async with Fleet(settings, store.url) as fleet:
         worker = psutil.Process(fleet.pids[0])
-        await asyncio.to_thread(worker.cpu_affinity, [CLIENT_CORE])
-        await wait_done(await producer.submit(lines(settings.worker.concurrency, salt), name="warm-up"))
-        httpx.post(f"{url}/_sim/reset")
         server = psutil.Process(int((await store.redis.info("server"))["process_id"]))
-        before, server_cpu = worker.cpu_times(), server.cpu_times()
-        batch = await producer.submit(lines(calls, salt + 1), name="measured")
-        # the submitter's own commands do not count
-        info = await store.redis.info("stats")
-        while not (status := await batch.status()).state.terminal:
-            await asyncio.sleep(0.25)
-        after, info_after, server_after = worker.cpu_times(), await store.redis.info("stats"), server.cpu_times()
-        entries = await store.redis.xrange(f"bm:{{{batch.id}}}:results")
-        stamps = [int(entry_id.split(b"-")[0]) / 1000 for entry_id, fields in entries if b"r" in fields]
-        records = {r["generation_id"]: r["t"] for r in httpx.get(f"{url}/_sim/calls", timeout=60).json()}
-        results = [msgspec.msgpack.decode(fields[b"r"], type=Result) for _, fields in entries if b"r" in fields]
-        generations = [result.attempts[-1].generation_id for result in results]
-        delays = [
-            stamp - records[generation]
-            for stamp, generation in zip(stamps, generations, strict=True)
-            if generation in records
-        ]
-        first = min(records.values()) - 0.2
-        if status.succeeded != calls:
-            raise RuntimeError(f"{status.succeeded} of {calls} lines succeeded")
-        report = {
-            "rate": calls / (max(stamps) - first),
-            "cpu": (sum(after[:2]) - sum(before[:2])) / calls,
+        worker.cpu_affinity([CLIENT_CORE])
+        await done(await producer.submit(lines(settings.worker.concurrency, salt), name="warm-up"))
+        await asyncio.to_thread(upstream.answered_at)
+        cpu, server_cpu = sum(worker.cpu_times()[:2]), sum(server.cpu_times()[:2])
+        with pinned(SERVER_CORE):
+            batch = await producer.submit(lines(calls, salt + 1), name="measured")
+        before = await store.redis.info("stats")  # what the submitter asked of Redis does not count
+        shards = len(await open_shards(store.redis, batch.id))
+        await done(batch)
+        after = await store.redis.info("stats")
+        cpu, server_cpu = sum(worker.cpu_times()[:2]) - cpu, sum(server.cpu_times()[:2]) - server_cpu
+        answered = await asyncio.to_thread(upstream.answered_at)
+        seen = await visible_at(store, batch.id)
+        if len(seen) != calls:
+            raise RuntimeError(f"{len(seen)} of {calls} lines succeeded")
+        trips = after["total_reads_processed"] - before["total_reads_processed"]
+        return {
+            "rate": (calls - 1) / (max(seen.values()) - min(answered.values())),
+            "cpu": cpu / calls,
             "peak_mb": peak_mb(worker.pid),
+            "late_ms": lateness(answered, seen),
+            "commands": (after["total_commands_processed"] - before["total_commands_processed"]) / calls,
+            "trips": trips / calls,
+            "trips_beyond": (trips - 4 * shards) / calls,
+            "server_ms": 1000 * server_cpu / calls,
         }
-        queue = Queue(
-            commands=(info_after["total_commands_processed"] - info["total_commands_processed"]) / calls,
-            trips=(info_after["total_reads_processed"] - info["total_reads_processed"]) / calls,
-            visible_ms=statistics.median(delays) * 1000,
-            server_cpu=(sum(server_after[:2]) - sum(server_cpu[:2])) / calls,
-        )
-        return report, queue
 
 
 def peak_mb(pid: int) -> float:
@@ -152,20 +156,20 @@ def peak_mb(pid: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-async def enqueue(store: Store, settings: Settings, count: int) -> tuple[float, float]:
-    """Return lines/s enqueued from a file, and Redis bytes a queued line beyond its body."""
+async def enqueue(store: Store, settings: Settings, count: int) -> Report:
+    """Measure one producer: lines/s from a file into the queue, and Redis bytes a queued line, body and all."""
     producer = Producer(store.redis, settings)
-    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file, pinned(CLIENT_CORE):
         for line in lines(count, 900):
             file.write(msgspec.json.encode(line) + b"\n")
         file.flush()
         before = int((await store.redis.info("memory"))["used_memory"])
         started = time.monotonic()
-        batch = await producer.submit(file.name)
+        batch = await producer.submit(file.name, anew=True)
         rate = count / (time.monotonic() - started)
-        bytes_a_line = (int((await store.redis.info("memory"))["used_memory"]) - before) / count
+        used = int((await store.redis.info("memory"))["used_memory"]) - before
         await batch.cancel()
-    return rate, bytes_a_line
+    return {"rate": rate, "bytes": used / count}
 
 
 def settings_for(url: str, data_dir: str, concurrency: int) -> Settings:
@@ -175,72 +179,81 @@ def settings_for(url: str, data_dir: str, concurrency: int) -> Settings:
     )
 
 
-async def measure(rounds: int, latency_ms: int, quick: bool) -> None:
-    upstream, url = start_upstream(latency_ms)
-    names = {"httpx": "httpx", "transport": "httpx + aiohttp transport", "aiohttp": "aiohttp"}
-    rows = {(kind, c): Row(names.get(kind, kind), c) for c in (100, 1000) for kind in (*names, "batchmill")}
-    queues: dict[int, list[Queue]] = {100: [], 1000: []}
-    enqueued: list[tuple[float, float]] = []
+class Table:
+    """All reports of a run, by client and concurrency."""
+
+    def __init__(self) -> None:
+        self.reports: dict[tuple[str, int], list[Report]] = defaultdict(list)
+
+    def note(self, name: str, concurrency: int, report: Report) -> None:
+        self.reports[name, concurrency].append(report)
+        told = ", ".join(f"{key} {value:.4g}" for key, value in report.items())
+        print(f"# {name} at {concurrency}: {told}", file=sys.stderr)
+
+    def median(self, name: str, concurrency: int, column: str) -> float:
+        return statistics.median(report[column] for report in self.reports[name, concurrency])
+
+    def ratio(self, name: str, concurrency: int, column: str) -> float:
+        """Return the median of the ratios to the transport loop, round by round."""
+        pairs = zip(self.reports[name, concurrency], self.reports[LOOPS["transport"], concurrency], strict=True)
+        return statistics.median(ours[column] / loop[column] for ours, loop in pairs)
+
+
+async def measure(rounds: int, latency_ms: int, quick: bool) -> Table:
+    table = Table()
+    upstream = Upstream(latency_ms)
     try:
         with tempfile.TemporaryDirectory() as data_dir:
-            async with open_store(settings_for(url, data_dir, 100)) as store:
-                pid = int((await store.redis.info("server"))["process_id"])
-                os.sched_setaffinity(pid, {SERVER_CORE})
+            async with open_store(settings_for(upstream.url, data_dir, 100)) as store:
+                os.sched_setaffinity(int((await store.redis.info("server"))["process_id"]), {SERVER_CORE})
                 for number in range(rounds):
                     for concurrency in (100, 1000):
-                        for kind in names:
-                            calls = calls_for(kind, concurrency, quick)
-                            report = await asyncio.to_thread(bare, kind, url, concurrency, calls)
-                            note(rows[kind, concurrency], report)
-                            httpx.post(url.removesuffix("/api/v1") + "/_sim/reset")
-                        settings = settings_for(url, data_dir, concurrency)
-                        calls = calls_for("batchmill", concurrency, quick)
-                        report, queue = await batchmill(store, settings, calls, 10 * number + concurrency)
-                        note(rows["batchmill", concurrency], report)
-                        queues[concurrency].append(queue)
-                    os.sched_setaffinity(0, {CLIENT_CORE})
-                    enqueued.append(await enqueue(store, settings_for(url, data_dir, 100), 20_000 if quick else 100_000))
+                        await measure_round(table, store, upstream, (number, concurrency), quick, data_dir)
+                    settings = settings_for(upstream.url, data_dir, 100)
+                    table.note("enqueue", 0, await enqueue(store, settings, 20_000 if quick else 100_000))
     finally:
-        upstream.terminate()
-        upstream.wait()
-    print_tables(list(rows.values()), queues, enqueued, latency_ms, rounds)
+        upstream.process.terminate()
+        upstream.process.wait()
+    return table
 
 
-def note(row: Row, report: dict[str, float]) -> None:
-    row.rate.append(report["rate"])
-    row.cpu.append(report["cpu"])
-    row.peak_mb.append(report["peak_mb"])
-    print(f"# {row.name} at {row.concurrency}: {report['rate']:.0f}/s, {report['cpu'] * 1000:.3f} ms", file=sys.stderr)
-
-
-def print_tables(
-    rows: list[Row], queues: dict[int, list[Queue]], enqueued: list[tuple[float, float]], latency_ms: int, rounds: int
+async def measure_round(
+    table: Table, store: Store, upstream: Upstream, at: tuple[int, int], quick: bool, data_dir: str
 ) -> None:
-    median = statistics.median
-    base = {row.concurrency: row for row in rows if "transport" in row.name}
-    print(f"upstream at {latency_ms} ms; medians of {rounds} round(s); ratios to the transport loop\n")
-    print("| client | concurrency | completions/s | ratio | CPU ms/completion | ratio | peak MB |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        rate, cpu = median(row.rate), median(row.cpu)
-        rates = median(a / b for a, b in zip(row.rate, base[row.concurrency].rate, strict=True))
-        cpus = median(a / b for a, b in zip(row.cpu, base[row.concurrency].cpu, strict=True))
-        print(
-            f"| {row.name} | {row.concurrency} | {rate:,.0f} | {rates:.2f} "
-            f"| {cpu * 1000:.3f} | {cpus:.2f} | {median(row.peak_mb):.0f} |"
-        )
-    print("\n| batchmill's queue | at 100 | at 1000 |\n|---|---|---|")
-    for title, name, form in (
-        ("Redis commands a completion", "commands", "{:.2f}"),
-        ("Redis round trips a completion", "trips", "{:.3f}"),
-        ("upstream's answer to visible result, median ms", "visible_ms", "{:.1f}"),
-        ("Redis CPU, ms a completion", "server_cpu", "{:.3f}"),
+    number, concurrency = at
+    seconds = 2 if quick else SECONDS
+    for kind, name in LOOPS.items():
+        calls = max(concurrency, seconds * RATES.get((kind, concurrency), RATES["any", concurrency]))
+        table.note(name, concurrency, await asyncio.to_thread(bare, kind, upstream, concurrency, calls))
+    settings = settings_for(upstream.url, data_dir, concurrency)
+    calls = seconds * RATES["any", concurrency]
+    report = await batchmill(store, settings, upstream, calls, 10 * number + concurrency)
+    table.note("batchmill", concurrency, report)
+
+
+def show(table: Table, latency_ms: int, rounds: int) -> None:
+    print(f"upstream at {latency_ms} ms, medians of {rounds} round(s), ratios to the loop over the aiohttp transport\n")
+    print("| client | in the air | completions/s | ratio | CPU ms each | ratio | peak MB | answer to seen, ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for concurrency in (100, 1000):
+        for name in (*LOOPS.values(), "batchmill"):
+            rate, cpu, peak, late = (table.median(name, concurrency, column) for column in COLUMNS)
+            rates, cpus = table.ratio(name, concurrency, "rate"), table.ratio(name, concurrency, "cpu")
+            print(
+                f"| {name} | {concurrency} | {rate:,.0f} | {rates:.2f} | {cpu * 1000:.3f} | {cpus:.2f} "
+                f"| {peak:.0f} | {late:.0f} |"
+            )
+    print("\n| what batchmill asks of Redis, a completion | 100 in the air | 1000 |\n|---|---|---|")
+    for column, title in (
+        ("commands", "commands"),
+        ("trips", "round trips"),
+        ("trips_beyond", "round trips beyond 4 a shard"),
+        ("server_ms", "CPU of the server, ms"),
     ):
-        values = [median(getattr(queue, name) for queue in queues[concurrency]) for concurrency in (100, 1000)]
-        scale = 1000 if name == "server_cpu" else 1
-        print(f"| {title} | " + " | ".join(form.format(value * scale) for value in values) + " |")
-    print(f"\nenqueued: {median(rate for rate, _ in enqueued):,.0f} lines/s", end="; ")
-    print(f"Redis bytes a queued line: {median(size for _, size in enqueued):,.0f} (body {len(body(9_000_000_000))})")
+        print(f"| {title} | " + " | ".join(f"{table.median('batchmill', c, column):.3f}" for c in (100, 1000)) + " |")
+    size = len(body(9_000_000_000))
+    print(f"\nenqueued: {table.median('enqueue', 0, 'rate'):,.0f} lines/s from a file; ", end="")
+    print(f"Redis bytes a queued line: {table.median('enqueue', 0, 'bytes'):.0f}, its body of {size} included")
 
 
 if __name__ == "__main__":
@@ -249,4 +262,4 @@ if __name__ == "__main__":
     parser.add_argument("--latency-ms", type=int, default=200)
     parser.add_argument("--quick", action="store_true", help="a fourth of the calls, to see that it runs")
     given = parser.parse_args()
-    asyncio.run(measure(given.rounds, given.latency_ms, given.quick))
+    show(asyncio.run(measure(given.rounds, given.latency_ms, given.quick)), given.latency_ms, given.rounds)

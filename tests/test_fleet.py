@@ -10,6 +10,7 @@ import msgspec
 
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.store import keys
+from batchmill.store.batches import open_shards
 from batchmill.store.model import BatchState, Line
 from batchmill.store.records import read
 
@@ -32,8 +33,8 @@ async def recorded_ids(at: Scene, batch_id: str) -> set[str]:
 async def digests(at: Scene, batch_id: str) -> dict[str, str]:
     """Return the digest of each line's body, as the simulator counts them, by custom id."""
     found: dict[str, str] = {}
-    for reference in await at.store.redis.hkeys(keys.open_shards(batch_id)):
-        payload = await at.store.redis.get(keys.shard(reference.decode()))
+    for shard in await open_shards(at.store.redis, batch_id):
+        payload = await at.store.redis.get(keys.shard(shard.reference))
         if payload:
             found |= {
                 line.custom_id: sha256(line.body).hexdigest()

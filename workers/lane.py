@@ -84,7 +84,8 @@ class LaneWorker(Worker):
             self._wake.clear()
             await outlive(self._poll_iteration)
             try:
-                await asyncio.wait_for(self._wake.wait(), self._settings.poll)
+                async with asyncio.timeout(self._settings.poll):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _DAY = 86_400
 _ORPHAN_CHECK = 1.0  # seconds
+_CANCEL_AGAIN = 0.5
 
 
 class WorkerProcess:
@@ -131,6 +132,9 @@ class WorkerProcess:
 
 
 async def _end(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel tasks until they are gone: a library below may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)

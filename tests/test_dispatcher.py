@@ -1,0 +1,251 @@
+"""Which line goes next: places, lanes, retries, rests, cancellation, drain."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from batchmill.config.settings import RetrySettings
+from batchmill.openrouter.outcomes import Fault, Outcome, Retry, Scope
+from batchmill.store.lanes import Ending
+from batchmill.store.model import LineState
+
+from .workers_helpers import OK, Desk, failure, settle
+
+
+async def test_never_more_in_the_air_than_there_are_places() -> None:
+    desk = Desk(concurrency=3)
+    shard = desk.shard("m", [f"line {n}" for n in range(10)])
+    most = 0
+    while not shard.ended.done():
+        await settle()
+        most = max(most, desk.upstream.in_air())
+        if desk.upstream.open:
+            desk.upstream.answer()
+    assert most == 3
+    assert await shard.ended is Ending.DONE
+    assert [result.index for result in desk.ledger.results] == list(range(10))
+    assert desk.ledger.in_air == 0
+
+
+async def test_a_free_place_goes_to_the_lane_with_the_fewest_in_the_air() -> None:
+    desk = Desk(concurrency=4)
+    desk.shard("slow", [f"slow {n}" for n in range(10)])
+    await settle()
+    desk.shard("fast", [f"fast {n}" for n in range(10)], number=1)
+    for _ in range(2):
+        desk.upstream.answer(match=b"slow")
+        await settle()
+    assert (desk.upstream.in_air(b"slow"), desk.upstream.in_air(b"fast")) == (2, 2)
+    for _ in range(8):
+        desk.upstream.answer(match=b"fast")
+        await settle()
+    assert (desk.upstream.in_air(b"slow"), desk.upstream.in_air(b"fast")) == (2, 2)
+
+
+async def test_a_shard_ends_only_when_its_last_result_is_recorded() -> None:
+    desk = Desk()
+    desk.ledger.holding = True
+    shard = desk.shard("m", ["only"])
+    await settle()
+    desk.upstream.answer()
+    await settle()
+    assert not shard.ended.done()
+    desk.ledger.flush()
+    assert await shard.ended is Ending.DONE
+
+
+async def test_a_provider_fault_is_tried_again_and_each_attempt_is_kept() -> None:
+    outcomes: list[Outcome] = [failure(Retry.BACKOFF, code="overloaded", status=529), OK]
+    desk = Desk(script=lambda _: outcomes.pop(0))
+    await desk.shard("m", ["line"]).ended
+    (result,) = desk.ledger.results
+    assert result.state is LineState.SUCCEEDED
+    assert [(a.outcome, a.status) for a in result.attempts] == [("overloaded", 529), ("ok", 200)]
+
+
+async def test_attempts_are_bounded_and_the_last_failure_is_the_result() -> None:
+    desk = Desk(
+        script=lambda _: failure(Retry.BACKOFF, code="timeout", status=None, cost=5),
+        retry=RetrySettings(max_attempts=3, first_delay=0.001),
+    )
+    await desk.shard("m", ["line"]).ended
+    (result,) = desk.ledger.results
+    assert (result.state, result.error_code, len(result.attempts)) == (LineState.FAILED, "timeout", 3)
+    assert result.cost == 15
+    assert result.request == b"line"
+    assert len(desk.upstream.calls) == 3
+
+
+async def test_what_cannot_succeed_is_not_tried_again() -> None:
+    body = b'{"error":{"code":400}}'
+    desk = Desk(script=lambda _: failure(Retry.NEVER, status=400, body=body, fault=Fault.CALLER))
+    await desk.shard("m", ["line"]).ended
+    (result,) = desk.ledger.results
+    assert (result.status_code, result.response, len(desk.upstream.calls)) == (400, body, 1)
+
+
+async def test_a_limit_rests_its_model_only_and_does_not_count_as_an_attempt() -> None:
+    told = {b"limited": iter([failure(Retry.LATER, status=429, retry_after=0.05)] * 1)}
+
+    def script(body: bytes) -> Outcome:
+        return next(told.get(body[:7], iter(())), OK)
+
+    desk = Desk(script=script, retry=RetrySettings(max_attempts=1))
+    limited = desk.shard("limited/m", ["limited 1"])
+    other = desk.shard("other/m", ["other 1"], number=1)
+    await other.ended
+    assert desk.dispatcher.room("limited/m") == 0
+    assert desk.dispatcher.room("other/m") > 0
+    await limited.ended
+    assert [scope for scope, _, _ in desk.blocked] == ["limited/m"]
+    assert {result.state for result in desk.ledger.results} == {LineState.SUCCEEDED}
+    assert Counter(desk.upstream.calls)[b"limited 1"] == 2
+
+
+async def test_a_limit_of_all_free_models_rests_them_all() -> None:
+    desk = Desk(script=lambda _: failure(Retry.LATER, scope=Scope.FREE_MODELS, retry_after=60.0))
+    desk.shard("a/b:free", ["line"])
+    await settle()
+    assert desk.dispatcher.room("c/d:free") == 0
+    assert desk.dispatcher.room("c/d") > 0
+    assert desk.blocked[0][0] == ":free"
+    desk.dispatcher.drain()
+
+
+async def test_a_refused_account_rests_everything_and_loses_no_line() -> None:
+    desk = Desk(script=lambda _: failure(Retry.ACCOUNT, status=401, fault=Fault.ACCOUNT, scope=Scope.ACCOUNT))
+    shard = desk.shard("m", ["a", "b"])
+    await settle()
+    assert desk.dispatcher.room("another") == 0
+    assert desk.blocked[0][0] == "refused"
+    assert not desk.ledger.results
+    desk.dispatcher.drain()
+    assert await shard.ended is Ending.GIVE_BACK
+    assert desk.ledger.in_air == 0
+
+
+async def test_a_refused_model_gets_fewer_places_and_earns_them_back() -> None:
+    desk = Desk(concurrency=8)
+    desk.shard("m", [f"{n}" for n in range(200)])
+    await settle()
+    desk.upstream.answer(failure(Retry.LATER, status=429, retry_after=0.01))
+    await settle()
+    while desk.upstream.open:
+        desk.upstream.answer()
+    await asyncio.wait_for(_until(lambda: desk.upstream.in_air() > 0), 5)
+    assert desk.upstream.in_air() < 8
+    while len(desk.upstream.calls) < 150:
+        desk.upstream.answer()
+        await settle()
+    assert desk.upstream.in_air() == 8
+    desk.dispatcher.drain()
+    desk.dispatcher.abandon()
+    await settle()
+
+
+async def test_cancelling_records_what_was_not_sent_and_keeps_what_is_in_the_air() -> None:
+    desk = Desk(concurrency=2)
+    shard = desk.shard("m", ["a", "b", "c", "d"])
+    await settle()
+    desk.dispatcher.cancel("batch_1")
+    assert sorted(result.custom_id for result in desk.ledger.results) == ["c", "d"]
+    assert {result.error_code for result in desk.ledger.results} == {"batch_cancelled"}
+    assert not shard.ended.done()
+    desk.upstream.answer()
+    desk.upstream.answer()
+    assert await shard.ended is Ending.DONE
+    states = Counter(result.state for result in desk.ledger.results)
+    assert states == {LineState.CANCELLED: 2, LineState.SUCCEEDED: 2}
+
+
+async def test_cancelling_does_not_wait_for_lines_that_wait_to_be_tried_again() -> None:
+    desk = Desk(script=lambda _: failure(Retry.LATER, retry_after=3600.0))
+    shard = desk.shard("m", ["a"])
+    await settle()
+    desk.dispatcher.cancel("batch_1")
+    assert await shard.ended is Ending.DONE
+    assert desk.ledger.results[0].state is LineState.CANCELLED
+    assert desk.ledger.in_air == 0
+
+
+async def test_another_batch_is_not_touched_by_a_cancel() -> None:
+    desk = Desk(concurrency=1)
+    desk.shard("m", ["a", "b"])
+    other = desk.shard("m", ["x"], batch="batch_2", number=1)
+    await settle()
+    desk.dispatcher.cancel("batch_1")
+    desk.upstream.answer()
+    await settle()
+    desk.upstream.answer(match=b"x")
+    assert await other.ended is Ending.DONE
+
+
+async def test_draining_begins_nothing_and_gives_back_what_is_left() -> None:
+    desk = Desk(concurrency=2)
+    shard = desk.shard("m", ["a", "b", "c"])
+    await settle()
+    desk.dispatcher.drain()
+    assert desk.dispatcher.room("m") == 0
+    desk.upstream.answer()
+    await settle()
+    assert not shard.ended.done()
+    desk.upstream.answer()
+    assert await shard.ended is Ending.GIVE_BACK
+    assert len(desk.upstream.calls) == 2
+    late = desk.shard("m", ["late"], number=1)
+    assert await late.ended is Ending.GIVE_BACK
+
+
+async def test_giving_up_what_is_in_the_air_leaves_no_line_counted() -> None:
+    desk = Desk()
+    shard = desk.shard("m", ["a"])
+    await settle()
+    desk.dispatcher.drain()
+    desk.dispatcher.abandon()
+    assert await shard.ended is Ending.GIVE_BACK
+    assert (desk.ledger.in_air, desk.dispatcher.in_air) == (0, 0)
+
+
+async def test_a_lost_shard_stops_but_records_what_comes_back() -> None:
+    desk = Desk(concurrency=1)
+    shard = desk.shard("m", ["a", "b"])
+    await settle()
+    desk.dispatcher.lose(shard)
+    desk.upstream.answer()
+    assert await shard.ended is Ending.GIVE_BACK
+    assert [result.custom_id for result in desk.ledger.results] == ["a"]
+
+
+async def test_nothing_is_sent_while_redis_is_away() -> None:
+    desk = Desk()
+    desk.ledger.healthy = False
+    shard = desk.shard("m", ["a"])
+    await settle()
+    assert desk.upstream.calls == []
+    assert desk.dispatcher.room("m") == 0
+    desk.ledger.healthy = True
+    desk.ledger.on_healthy()
+    await settle()
+    desk.upstream.answer()
+    assert await shard.ended is Ending.DONE
+
+
+@pytest.mark.parametrize("concurrency", [1, 10, 100])
+async def test_room_is_bounded_whatever_waits(concurrency: int) -> None:
+    desk = Desk(concurrency=concurrency)
+    for number in range(5):
+        room = desk.dispatcher.room("m")
+        if room <= 0:
+            break
+        desk.shard("m", [f"{n}" for n in range(room)], number=number)
+    assert desk.dispatcher.room("m") <= 0
+    assert desk.dispatcher.room("another") == 1
+    desk.dispatcher.drain()
+    desk.dispatcher.abandon()
+    await settle()
+
+
+async def _until(condition: object) -> None:
+    while not condition():  # type: ignore[operator]  # a callable without arguments
+        await asyncio.sleep(0)
