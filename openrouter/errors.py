@@ -18,6 +18,7 @@ import msgspec
 
 from batchmill.config.errors import BatchmillError
 from batchmill.openrouter.outcomes import Failure
+from batchmill.openrouter.wire import UNREADABLE
 
 _MESSAGE_CHARS = 300
 _ERROR_STATUSES = range(400, 600)
@@ -141,7 +142,7 @@ def read_error(body: bytes) -> ErrorReport | None:
     """
     try:
         table = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     if not isinstance(table, dict):
         return None
@@ -158,7 +159,7 @@ def error_body(body: bytes | msgspec.Raw) -> bytes:
     text = bytes(body)
     try:
         table = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         table = {}
     return text if "error" in table else b'{"error":%b}' % text
 

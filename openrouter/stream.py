@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batchmill.openrouter.wire import is_absent
+from batchmill.openrouter.wire import UNREADABLE, is_absent
 
 OnChunk = Callable[[bytes], Awaitable[None]]
 
@@ -38,7 +38,7 @@ def streaming_body(body: bytes) -> bytes:
     table = _decode_table(body)
     try:
         options = _decode_table(table["stream_options"])
-    except (KeyError, msgspec.DecodeError):
+    except (KeyError, *UNREADABLE):
         options = {}
     return msgspec.json.encode({**table, "stream": True, "stream_options": {**options, "include_usage": True}})
 
@@ -120,7 +120,7 @@ class Gathering:
         try:
             table = _decode_table(data)
             choices = _decode_choices(table.get("choices", b"null"))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self._damaged = True
             return False
         self._top.update((name, raw) for name, raw in table.items() if name not in _REBUILT and not is_absent(raw))
@@ -196,14 +196,16 @@ async def follow(
 ) -> Exception | None:
     """Read a stream to its end; return the exception of `on_chunk` if it raised one, for that is not the upstream's.
 
-    `on_end` is called once the answer is whole or has failed, and only the tail of the connection is left to read.
+    `on_end` is called once, when the answer is whole or has failed and only the connection's tail is left to read.
     """
     reader = EventReader()
+    told = False
     async for piece in pieces:
         raised = await _take(reader.feed(piece), gathering, on_chunk)
         if raised is not None:
             return raised
-        if gathering.ended:
+        if gathering.ended and not told:
+            told = True
             on_end()
     return await _take(reader.finish(), gathering, on_chunk)
 

@@ -7,37 +7,40 @@ costs that field and not the answer.
 import types
 import typing
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from batchmill.openrouter.money import to_nano
 from batchmill.openrouter.outcomes import Usage
 
+# a body nested without end (what only damage or malice sends) is a RecursionError in msgspec
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ABSENT = msgspec.Raw()
 _NULL = b"null"
 _MAX_COST_USD = 1_000_000  # no single call costs this; a number beyond it is damage, not money
 _CONTENT_KEYS = ("content", "reasoning", "reasoning_content", "tool_calls", "images", "audio")
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] | None  # within what a Lua number counts exactly
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class PromptDetails(msgspec.Struct):
     """`usage.prompt_tokens_details`."""
 
-    cached_tokens: int | None = None
+    cached_tokens: _Tokens = None
 
 
 class CompletionDetails(msgspec.Struct):
     """`usage.completion_tokens_details`."""
 
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Tokens = None
 
 
 class UsageReport(msgspec.Struct):
     """`usage`: tokens, and the amount charged in USD, read as a decimal from the text of the number."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Tokens = None
+    completion_tokens: _Tokens = None
     cost: Decimal | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
@@ -127,7 +130,7 @@ def decode_completion(body: bytes) -> Completion | None:
         return _decode_completion(body)
     except msgspec.ValidationError:
         return salvage(body, Completion)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -135,7 +138,7 @@ def salvage(raw: bytes | msgspec.Raw, kind: type[_Struct]) -> _Struct | None:
     """Decode an object field by field, so that a field of the wrong type is lost alone; None for anything else."""
     try:
         table = _decode_table(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     values = {}
     for field in msgspec.structs.fields(kind):
@@ -149,7 +152,7 @@ def salvage(raw: bytes | msgspec.Raw, kind: type[_Struct]) -> _Struct | None:
 def _salvage_value(raw: msgspec.Raw, kind: Any) -> Any:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         pass
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for option in options:
@@ -163,7 +166,7 @@ def _salvage_value(raw: msgspec.Raw, kind: Any) -> Any:
 def _salvage_list(raw: msgspec.Raw, kind: type[msgspec.Struct]) -> list[msgspec.Struct] | None:
     try:
         items = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return [item for item in (salvage(each, kind) for each in items) if item is not None]
 
@@ -172,7 +175,7 @@ def has_content(body: bytes) -> bool:
     """Whether any choice holds partial content: then tokens were made, and maybe charged."""
     try:
         choices = msgspec.json.decode(body, type=_Partial).choices
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return True  # unreadable, so nobody can say that there was none
     return any(choice.message.get(key) for choice in choices or () if choice.message for key in _CONTENT_KEYS)
 

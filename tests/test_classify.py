@@ -208,7 +208,18 @@ def test_an_error_inside_a_200_may_name_its_kind_in_many_ways(told: dict[str, An
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 520, 529])
-@pytest.mark.parametrize("body", [b"<html>Bad Gateway</html>", b"", b"{", b"[]", b'{"detail": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Bad Gateway</html>",
+        b"",
+        b"{",
+        b"[]",
+        b'{"detail": "x"}',
+        b"\xff",
+        pytest.param(b"[" * 200_000, id="deep"),
+    ],
+)
 def test_a_proxys_page_does_not_say_whether_the_request_ran(status: int, body: bytes) -> None:
     failure = failed(status, body)
     assert sorts(failure) == UNSURE

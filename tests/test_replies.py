@@ -13,6 +13,7 @@ from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Retry,
 from batchmill.openrouter.replies import Reply, judge
 
 NOW = 1_788_900_000.0  # 2026-09-08 20:40 UTC
+DEEP = b'{"error":' + b"[" * 200_000
 UNSURE = (Retry.BACKOFF, Fault.PROVIDER, Billed.MAYBE, Scope.MODEL)
 
 
@@ -35,7 +36,21 @@ def sorts(failure: Failure) -> tuple[Retry, Fault, Billed, Scope]:
     return (failure.retry, failure.fault, failure.billed, failure.scope)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b'"text"', b"{}", b'{"choices": null}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"choices": null}',
+        b"\xff\xfe",
+        pytest.param(DEEP, id="deep"),
+        b'{"choices":7}',
+    ],
+)
 def test_a_200_that_is_no_completion_may_have_been_billed(body: bytes) -> None:
     failure = failed(200, body)
     assert (failure.code, sorts(failure)) == ("invalid_response", UNSURE)
@@ -99,6 +114,7 @@ def test_an_answer() -> None:
         (b'{"prompt_tokens":"3","cost":1e-9}', 1, 0),
         (b'{"prompt_tokens":3,"cost":{"usd":1}}', None, 3),
         (b'{"prompt_tokens":3,"cost":-1}', None, 3),
+        (b'{"prompt_tokens":-3,"cost":1}', 1_000_000_000, 0),
         (b'{"prompt_tokens":3,"cost":1e999999}', None, 3),
         (b'{"prompt_tokens":3,"cost":"NaN"}', None, 3),
         (b'{"prompt_tokens":3,"cost":2,"prompt_tokens_details":[]}', 2_000_000_000, 3),
