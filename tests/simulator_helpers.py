@@ -1,6 +1,5 @@
 """A client for the simulator that shows everything it answers."""
 
-import asyncio
 import io
 import json
 import time
@@ -79,9 +78,3 @@ async def desk(clock: Callable[[], float] = time.time, **options: Any) -> AsyncI
         aiohttp.ClientSession() as session,
     ):
         yield Desk(simulator, session)
-
-
-async def wait_until(true: Callable[[], bool]) -> None:
-    """Let the simulator work until something is true; the test's own timeout ends a wait in vain."""
-    while not true():  # noqa: ASYNC110 - what is waited for tells of itself in no other way
-        await asyncio.sleep(0.002)

@@ -117,6 +117,15 @@ async def test_a_limit_on_tokens_cuts_the_answer(name: str, model: str, native: 
     assert (choice["finish_reason"], choice["native_finish_reason"]) == ("length", native)
 
 
+async def test_thinking_can_use_up_the_limit_before_the_first_word() -> None:
+    async with desk() as at:
+        answer = (await at.ask(model=REASONER, max_tokens=1)).json
+    assert answer["choices"][0]["message"]["content"] == ""
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 1
+    assert answer["usage"]["cost_details"]["upstream_inference_completions_cost"] == Decimal("0.00001")
+
+
 async def test_thinking_can_be_switched_off() -> None:
     async with desk() as at:
         answer = (await at.ask(model=REASONER, reasoning={"effort": "none"})).json

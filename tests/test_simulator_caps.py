@@ -11,7 +11,8 @@ from batchmill.openrouter.simulator.admin import Admin, is_loopback
 from batchmill.openrouter.simulator.options import SimulatorOptions
 from batchmill.openrouter.simulator.upstream import Upstream
 
-from .simulator_helpers import MODEL, desk, wait_until
+from .simulator_helpers import MODEL, desk
+from .waiting import wait_until
 
 FREE = "z-ai/glm-4.5-air:free"
 OTHER_FREE = "qwen/qwen3-coder:free"

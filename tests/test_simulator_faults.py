@@ -11,10 +11,14 @@ import msgspec
 import pytest
 
 from batchmill.config.errors import ConfigError
+from batchmill.openrouter.prices import Billable
 from batchmill.openrouter.simulator import FaultKind, Faults, ModelFaults, Simulator, SimulatorOptions
+from batchmill.openrouter.simulator.answers import Plan
+from batchmill.openrouter.simulator.catalogue import load_catalogue
 from batchmill.openrouter.simulator.faults import TRANSIENT_MIX, choose_fault
 
-from .simulator_helpers import KEY, MODEL, Desk, desk, wait_until
+from .simulator_helpers import KEY, MODEL, Desk, desk
+from .waiting import wait_until
 
 CLAUDE = "anthropic/claude-haiku-4.5"
 GEMINI = "google/gemini-2.5-flash-lite"
@@ -168,6 +172,14 @@ async def test_a_stream_that_the_client_drops_stops_where_the_provider_can(model
     stats = at.simulator.stats
     assert (stats.completions, stats.by_status) == (completions + 1, {"dropped": 1, "200": 1})
     assert (billed == stats.billed_nano - billed) is (completions > 0)
+
+
+def test_what_broke_off_before_the_first_word_is_not_billed() -> None:
+    model = load_catalogue().models[MODEL]
+    usage = Billable(prompt_tokens=100, completion_tokens=5, reasoning_tokens=2)
+    plan = Plan(model, model.endpoints[0], ["a", "b", "c"], usage, "stop")
+    assert plan.broken_off(0) == Billable()
+    assert plan.broken_off(1) == Billable(prompt_tokens=100, completion_tokens=3, reasoning_tokens=2)
 
 
 async def drop(at: Desk, **fields: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from batchmill.config.errors import ConfigError
 from batchmill.openrouter.simulator import Simulator, SimulatorOptions, serve
 
-from .simulator_helpers import KEY, MODEL, desk, wait_until
+from .simulator_helpers import KEY, MODEL, desk
+from .waiting import wait_until
 
 
 async def test_the_catalogue_is_the_real_one() -> None:
