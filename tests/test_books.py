@@ -12,7 +12,14 @@ from typing import TypeVar
 import fakeredis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis.asyncio import Redis
 
 from batchmill.producer.ending import cancel
@@ -109,12 +116,18 @@ class Books(RuleBasedStateMachine):
     def everything_claimed(self) -> list[Claim]:
         return [held for claims in self.claims.values() for held in claims] + self.stale
 
+    @initialize(sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    def begin(self, sizes: list[int]) -> None:
+        """Enqueue one batch and claim some of it, so that there is something to go wrong."""
+        self.do(self._enqueue(sizes, 0, survives=True))
+        self.claim("one", 4, False)
+
     @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4), refused=st.integers(0, 2), survives=st.booleans())
     def enqueue(self, sizes: list[int], refused: int, survives: bool) -> None:
         """Hand over a batch; a producer that does not survive dies between the release and the queueing."""
-        self.do(self._enqueue(sizes, refused, survives))
+        self.do(self._enqueue(sizes, refused, survives=survives))
 
-    async def _enqueue(self, sizes: list[int], refused: int, survives: bool) -> None:
+    async def _enqueue(self, sizes: list[int], refused: int, *, survives: bool) -> None:
         handover = await staged(self.redis, *sizes)
         good = sum(sizes)
         told = facts(good + refused, content=handover.batch_id)
@@ -204,6 +217,15 @@ class Books(RuleBasedStateMachine):
         assert set(renewal.lost) == {one.reference for one in held} - {one.reference for one in ours}
         self.stale += [one for one in held if one not in ours]
         self.claims[worker] = ours
+
+    @rule(worker=st.sampled_from(WORKERS), claims=st.booleans())
+    def overtake(self, worker: str, claims: bool) -> None:
+        """The worker stalls, and the other one takes what it had; the likeliest way to two runs of one shard."""
+        (other,) = set(WORKERS) - {worker}
+        self.sleep(worker)
+        self.beat(other)
+        if claims:
+            self.claim(other, 8, False)
 
     @precondition(lambda self: self.everything_claimed())
     @rule(data=st.data())
@@ -341,8 +363,8 @@ def run(open_redis: Callable[[], Redis], examples: int) -> None:
 
 
 def test_the_books_hold_on_fakeredis() -> None:
-    run(fakeredis.FakeAsyncRedis, 25)
+    run(fakeredis.FakeAsyncRedis, 80)
 
 
 def test_the_books_hold_on_a_real_server(server: EmbeddedServer) -> None:
-    run(lambda: connect(server.url), 15)
+    run(lambda: connect(server.url), 30)
