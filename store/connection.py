@@ -16,7 +16,14 @@ from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, TimeoutError  # noqa: A004 - redis's own names
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004 - redis's own names
+    RedisError,
+    TimeoutError,  # noqa: A004
+)
 
 from batchmill.config.settings import Settings
 from batchmill.store.embedded import EmbeddedServer
@@ -29,6 +36,7 @@ T = TypeVar("T")
 OUTAGE = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
 """What a client sees while the server is away or still reading its log: wait and go on."""
 
+_REFUSALS = (AuthenticationError, AuthorizationError)
 _BACKOFF = ExponentialBackoff(cap=0.5, base=0.02)
 _RETRIES = 8  # about two seconds in all; whoever must wait longer loops over OUTAGE
 _OUTAGE_PAUSE = 0.2
@@ -94,8 +102,7 @@ def printable(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"unix://{parts.path}"
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class ServerFacts(msgspec.Struct, frozen=True):
@@ -115,12 +122,8 @@ async def inspect(redis: Redis, url: str) -> ServerFacts:
         info = await redis.execute_command("INFO")
         clock = await redis.execute_command("TIME")
         policy = str(info.get("maxmemory_policy", "noeviction"))
-    except OUTAGE as error:
-        raise StoreError(
-            f"Redis at {where} can't be reached ({_reason(error)}); check the URL and the server"
-        ) from error
-    except RedisError as error:
-        raise StoreError(f"Redis at {where} refuses us: {error}; check the user and password in the URL") from error
+    except (*OUTAGE, RedisError) as error:
+        raise StoreError(_why_silent(where, error)) from error
     if policy != "noeviction":
         raise StoreError(
             f"Redis at {where} may evict our keys (maxmemory-policy {policy}); "
@@ -136,6 +139,14 @@ async def inspect(redis: Redis, url: str) -> ServerFacts:
         role="master",
         clock=_seconds(clock),
     )
+
+
+def _why_silent(where: str, error: BaseException) -> str:
+    # redis-py says "connection error" for a refused password, too, on top of the real reason
+    refused = any(isinstance(one, _REFUSALS) for one in (error, error.__cause__))
+    if isinstance(error, OUTAGE) and not refused:
+        return f"Redis at {where} can't be reached ({_reason(error)}); check the URL and the server"
+    return f"Redis at {where} refuses us: {error}; check the user and password in the URL"
 
 
 async def _try_write(redis: Redis, where: str) -> None:
