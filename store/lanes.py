@@ -90,7 +90,10 @@ async def finish(redis: Redis, claim: Claim, ending: Ending, *, delay: float = 0
         keys.shard(reference),
         keys.open_shards(claim.batch_id),
     ]
-    return bool(await _finish(redis, names, [reference, claim.run, word]))
+    ours = bool(await _finish(redis, names, [reference, claim.run, word]))
+    if ours and ending is Ending.GIVE_BACK and not delay:
+        await redis.execute_command("PUBLISH", keys.wake(claim.upstream), claim.model)
+    return ours
 
 
 async def renew(redis: Redis, upstream: str, model: str, held: list[Claim], *, lease: float) -> Renewal:
@@ -101,7 +104,10 @@ async def renew(redis: Redis, upstream: str, model: str, held: list[Claim], *, l
     reply = await _renew(redis, [*_lane_keys(upstream, model), keys.pulse(upstream)], arguments)
     names = [reference.decode() for reference in reply]
     split = names.index("")
-    return Renewal(lost=tuple(names[:split]), recovered=tuple(names[split + 1 :]))
+    renewal = Renewal(lost=tuple(names[:split]), recovered=tuple(names[split + 1 :]))
+    if renewal.recovered:
+        await redis.execute_command("PUBLISH", keys.wake(upstream), model)
+    return renewal
 
 
 async def waiting(redis: Redis, upstream: str) -> dict[str, int]:

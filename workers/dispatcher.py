@@ -49,6 +49,7 @@ class Dispatcher:
         self._on_blocked = on_blocked
         self._pacing = Pacing()
         self._lanes: dict[str, Lane] = {}
+        self._ready = 0  # lines of all lanes that could go now
         self._tasks: set[asyncio.Task[None]] = set()
         self._shards: set[ShardRun] = set()
         self.concurrency = concurrency
@@ -63,7 +64,7 @@ class Dispatcher:
         if self.draining or not self._recorder.healthy or self._pacing.rests(model):
             return 0
         wanted = self.concurrency + self.concurrency // 4 + 1
-        here = self.concurrency - self.free + sum(len(other.ready) for other in self._lanes.values())
+        here = self.in_air + self._ready
         if lane is None:
             return max(1, wanted - here)  # another lane's backlog must not keep a model out
         own = len(lane.ready) + lane.in_air + len(lane.waiting)
@@ -77,6 +78,7 @@ class Dispatcher:
         shard.ended.add_done_callback(lambda _: self._shards.discard(shard))
         lane = self._lanes.setdefault(shard.claim.model, Lane(shard.claim.model, self.concurrency))
         lane.ready.extend(shard.open_lines.values())
+        self._ready += len(shard.open_lines)
         if shard.cancelled:
             self.cancel(shard.claim.batch_id)
         elif self.draining:
@@ -90,7 +92,7 @@ class Dispatcher:
             return
         while self.free > 0 and (run := self._next()) is not None:
             self._start(run)
-        if sum(len(lane.ready) for lane in self._lanes.values()) < self.concurrency // 8 + 1:
+        if self._ready < self.concurrency // 8 + 1:
             self.on_hungry()
 
     def cancel(self, batch_id: str) -> None:
@@ -141,6 +143,7 @@ class Dispatcher:
         withdrawn = [run for run in lane.ready if run.shard is shard]
         if withdrawn:
             lane.ready = deque(run for run in lane.ready if run.shard is not shard)
+            self._ready -= len(withdrawn)
         for run in [run for run in lane.waiting if run.shard is shard]:
             lane.waiting.pop(run).cancel()
             withdrawn.append(run)
@@ -153,7 +156,10 @@ class Dispatcher:
                 continue
             if not self._pacing.rests(lane.model):
                 best = lane
-        return best.ready.popleft() if best else None
+        if best is None:
+            return None
+        self._ready -= 1
+        return best.ready.popleft()
 
     def _start(self, run: LineRun) -> None:
         self.free -= 1
@@ -220,4 +226,5 @@ class Dispatcher:
     def _ready_again(self, run: LineRun, lane: Lane) -> None:
         del lane.waiting[run]
         lane.ready.appendleft(run)
+        self._ready += 1
         self.pump()

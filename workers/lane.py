@@ -26,6 +26,7 @@ from batchmill.workers.line import ShardRun
 log = structlog.get_logger()
 
 _UNLIMITED = 2**31  # arq counts waiting and deploys as tries; we count attempts of lines
+_LONGEST_PAUSE = 1.0  # seconds between polls of a lane that has nothing, while no notification comes
 _FAULT_DELAY = 5.0  # seconds until a shard whose run broke (a bug of ours) is tried again
 
 _run_numbers = itertools.count(1)
@@ -60,6 +61,7 @@ class LaneWorker(Worker):
         self.upstream = upstream
         self._wake = asyncio.Event()
         self._dry = False  # the last poll found nothing
+        self._pause = settings.poll
         self.claiming = False
         self.held: dict[str, Claim] = {}
         self.running: dict[str, ShardRun] = {}
@@ -83,8 +85,9 @@ class LaneWorker(Worker):
         while True:
             self._wake.clear()
             await outlive(self._poll_iteration)
+            self._pause = min(_LONGEST_PAUSE, 2 * self._pause) if self._dry else self._settings.poll
             try:
-                async with asyncio.timeout(self._settings.poll):
+                async with asyncio.timeout(self._pause):
                     await self._wake.wait()
             except TimeoutError:
                 continue

@@ -23,7 +23,7 @@ PACE = 0.02
 """Seconds between flushes under load."""
 
 _OUTAGE_PAUSE = 0.2
-_SLOW_FLUSH = 0.25  # seconds; a flush that takes longer counts as an outage until it is through
+_SLOW_FLUSH = 1.0  # seconds; a flush that takes longer counts as an outage until it is through
 _MAX_RESULTS = 2000  # a flush; the rest goes with the next
 
 log = structlog.get_logger()
