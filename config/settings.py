@@ -18,8 +18,8 @@ from batchmill.config.errors import ConfigError
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_YEAR = 366 * 86_400.0
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]  # TOML knows infinity; Redis and timers don't
 
 
 class Secret:
@@ -50,7 +50,12 @@ class Secret:
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the TOML file."""
+    """A table of the TOML file. Its repr shows no password of a URL."""
+
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={_masked(value) if isinstance(value, str) else repr(value)}" for name, value in fields)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class UpstreamSettings(_Section, frozen=True):
@@ -80,7 +85,7 @@ class WorkerSettings(_Section, frozen=True):
     concurrency: PositiveInt = 100  # lines in the air, a process
     grace: PositiveFloat = 30.0  # after SIGTERM, for what is in the air
     lease: PositiveFloat = 10.0  # a silent worker's lines go to others after this
-    heartbeat: PositiveFloat = 2.0
+    heartbeat: Annotated[float, msgspec.Meta(gt=0, le=5)] = 2.0  # who is silent for ten seconds counts as gone
     poll: PositiveFloat = 0.05
 
 
@@ -94,7 +99,7 @@ class InputSettings(_Section, frozen=True):
 class ResultSettings(_Section, frozen=True):
     """What is kept, and for how long (days)."""
 
-    retention_days: PositiveInt = 30
+    retention_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
 
 
 class LogSettings(_Section, frozen=True):
@@ -128,14 +133,16 @@ class Settings(_Section, frozen=True):
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = ("upstream", "retry", "worker", "input", "results", "log", "redis_url", "data_dir")
 _LEVELS = ("debug", "info", "warning", "error")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _FORMATS = ("auto", "console", "json")
 
 
 def normalized_url(url: str) -> str:
-    """Return the URL without user info, query and closing slash, so that one upstream has one name."""
+    """Return the URL without user info, default port, query and closing slash, so that one upstream has one name."""
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path.rstrip('/')}"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
+    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
 def load(
@@ -152,10 +159,12 @@ def load(
     env = os.environ if environ is None else environ
     path = file or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else None)
     table = _read_file(path) if path else {}
-    upstream = dict(table.get("upstream", {}))
+    merged = dict(table)
     if env.get("BATCHMILL_BASE_URL"):
-        upstream["base_url"] = env["BATCHMILL_BASE_URL"]
-    merged = {**table, "upstream": upstream}
+        upstream = table.get("upstream", {})
+        merged["upstream"] = (
+            upstream | {"base_url": env["BATCHMILL_BASE_URL"]} if isinstance(upstream, dict) else upstream
+        )
     merged["data_dir"] = env.get("BATCHMILL_DATA_DIR") or table.get("data_dir") or _default_data_dir(env)
     if redis_url or env.get("BATCHMILL_REDIS_URL"):
         merged["redis_url"] = redis_url or env["BATCHMILL_REDIS_URL"]
@@ -165,11 +174,15 @@ def load(
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(error, merged, source)) from error
     _check(settings, source)
+    try:
+        data_dir = settings.data_dir.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{source}: data_dir '{settings.data_dir}' names nobody's home ({error})") from error
     return msgspec.structs.replace(
         settings,
         api_key=_api_key(env),
         simulate=simulate,
-        data_dir=settings.data_dir.expanduser(),
+        data_dir=data_dir,
         config_file=path,
     )
 
@@ -189,22 +202,30 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _to_path(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str):
-        raise NotImplementedError(f"no conversion to {kind}")
+        raise TypeError(f"Expected a path, got {value!r}")  # msgspec adds where
     return Path(value)
 
 
 def _api_key(env: Mapping[str, str]) -> Secret | None:
-    if env.get("OPENROUTER_API_KEY"):
-        return Secret(env["OPENROUTER_API_KEY"].strip())
+    if key := env.get("OPENROUTER_API_KEY", "").strip():
+        return _usable_key(key, "OPENROUTER_API_KEY")
     file = env.get("BATCHMILL_API_KEY_FILE")
     if not file:
         return None
     try:
         key = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} can't be read ({error})") from error
+    except OSError as error:
+        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} can't be read ({error.strerror})") from error
+    except UnicodeDecodeError:  # holds what is in the file, so it is not passed on
+        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} is no text; put the API key into it") from None
     if not key:
         raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} is empty; put the API key into it")
+    return _usable_key(key, f"BATCHMILL_API_KEY_FILE: {file}")
+
+
+def _usable_key(key: str, source: str) -> Secret:
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(f"{source} holds more than a key: blanks, line breaks or letters that no key has")
     return Secret(key)
 
 
@@ -213,18 +234,13 @@ def _default_data_dir(env: Mapping[str, str]) -> str:
 
 
 def _check(settings: Settings, source: str) -> None:
-    url = urlsplit(settings.upstream.base_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    if not _is_url(settings.upstream.base_url, ("http", "https")):
+        shown = _masked(settings.upstream.base_url)
+        raise ConfigError(f"{source}: base_url {shown} is not an http(s) URL; e.g. {OPENROUTER_URL}")
+    if settings.redis_url is not None and not _is_url(settings.redis_url, ("redis", "rediss", "unix")):
         raise ConfigError(
-            f"{source}: base_url '{settings.upstream.base_url}' is not an http(s) URL; e.g. {OPENROUTER_URL}"
-        )
-    if settings.redis_url is not None and urlsplit(settings.redis_url).scheme not in (
-        "redis",
-        "rediss",
-        "unix",
-    ):
-        raise ConfigError(
-            f"{source}: the Redis URL must start with redis://, rediss:// or unix://; e.g. redis://localhost:6379/0"
+            f"{source}: the Redis URL must start with redis://, rediss:// or unix:// and name a server or a socket; "
+            "e.g. redis://localhost:6379/0"
         )
     if settings.worker.heartbeat * 2 > settings.worker.lease:
         raise ConfigError(f"{source}: worker.lease must be at least twice worker.heartbeat")
@@ -232,6 +248,30 @@ def _check(settings: Settings, source: str) -> None:
         raise ConfigError(f"{source}: log.level must be one of {', '.join(_LEVELS)}")
     if settings.log.format not in _FORMATS:
         raise ConfigError(f"{source}: log.format must be one of {', '.join(_FORMATS)}")
+
+
+def _is_url(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises when it is no number, or too large
+    except ValueError:
+        return False
+    place = parts.path if parts.scheme == "unix" else parts.hostname
+    return parts.scheme in schemes and bool(place)
+
+
+def _masked(text: str) -> str:
+    """Return the repr of a text; of a URL only what can hold no password."""
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return repr(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return repr(f"{scheme}://***")
+    user, at, place = parts.netloc.rpartition("@")
+    return repr(f"{scheme}://{'***@' if user or at else ''}{place}{parts.path}{'?***' if parts.query else ''}")
 
 
 def _explain(error: msgspec.ValidationError, table: Mapping[str, Any], source: str) -> str:
