@@ -22,7 +22,9 @@ def test_every_problem_of_human_eval_gets_its_answer(tmp_path: Path, monkeypatch
     monkeypatch.setenv("BATCHMILL_DATA_DIR", str(tmp_path / "data"))
 
     command = ["run", str(prompts), "--simulate", "--ordered", "--simple", "--json"]
-    done = subprocess.run([sys.executable, "-m", "batchmill.cli", *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "batchmill.cli", *command], capture_output=True, text=True, check=False
+    )
 
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     results = [json.loads(line) for line in (tmp_path / "humaneval.results.jsonl").read_text("utf-8").splitlines()]
