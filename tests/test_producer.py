@@ -1,5 +1,6 @@
 """What a program gets from `batchmill.producer`: lines in, batches, results out, without any worker."""
 
+import asyncio
 import subprocess
 import sys
 from collections import Counter
@@ -333,9 +334,8 @@ async def test_two_hundred_megabytes_are_enqueued_in_less_memory_than_that(
             message = {"role": "user", "content": f"{number} {filler}"}
             target.write(msgspec.json.encode({"model": f"a/model-{number % 40}", "messages": [message]}) + b"\n")
     assert path.stat().st_size > 200_000_000
-    done = subprocess.run(
-        [sys.executable, "-c", SUBMIT, str(path), server.url], check=True, capture_output=True, cwd=tmp_path
-    )
+    command = [sys.executable, "-c", SUBMIT, str(path), server.url]
+    done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, cwd=tmp_path)
     assert int(done.stdout) < 200 * 1024
     (status,) = await batches.newest(real_redis, 1)
     assert status.total == 50_000
