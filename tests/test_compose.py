@@ -80,7 +80,7 @@ def test_a_worker_has_the_time_to_drain(compose: Compose) -> None:
     [
         ({}, Settings().upstream.base_url, None),
         ({"OPENROUTER_API_KEY": "k"}, Settings().upstream.base_url, "k"),
-        ({"BATCHMILL_API_KEY_FILE": "./openrouter.key"}, Settings().upstream.base_url, "from the secret"),
+        ({"BATCHMILL_API_KEY_FILE": "./openrouter.key"}, Settings().upstream.base_url, "from-the-secret"),
         (
             {"OPENROUTER_API_KEY": "rehearsal", "BATCHMILL_BASE_URL": "http://simulator:8000/api/v1"},
             "http://simulator:8000/api/v1",
@@ -93,7 +93,7 @@ def test_the_settings_that_a_worker_gets(
     compose: Compose, tmp_path: Path, host: dict[str, str], base_url: str, key: str | None
 ) -> None:
     secret = tmp_path / "api_key"
-    secret.write_text("from the secret\n")
+    secret.write_text("from-the-secret\n")
     worker = compose["services"]["worker"]
     assert worker["secrets"] == ["api_key"]
     environ = {name: interpolated(value, host) for name, value in worker["environment"].items()}
