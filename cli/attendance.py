@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from enum import Enum
 
 import msgspec
@@ -16,6 +17,7 @@ from batchmill.store.connection import OUTAGE, Store
 from batchmill.workers.fleet import Fleet
 
 _LOOK_EVERY = 0.25  # seconds
+_START_UP = 3.0
 
 
 class Ending(Enum):
@@ -56,16 +58,20 @@ async def attend(batch: Batch, fleet: Fleet, store: Store, collector: Collector,
             collecting = asyncio.create_task(collector.collect())
             watching = asyncio.create_task(_until_refused(batch, store, progress))
             leaving = asyncio.create_task(interrupt.heard.wait())
+            failing = asyncio.create_task(fleet.wait())
+            tasks = (collecting, watching, leaving, failing)
             try:
-                await asyncio.wait([collecting, watching, leaving], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if failing.done():
+                    failing.result()
                 ended = _ended(collecting, watching)
                 if ended.ending is Ending.DETACHED:
                     progress.say("stopping when what is in the air has landed; Ctrl-C again gives it up")
                 await fleet.stop()
             finally:
-                for task in (collecting, watching, leaving):
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(collecting, watching, leaving, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
         await collector.catch_up()
     if (await batch.status()).state.terminal:
         return Ended(Ending.FINISHED)
@@ -84,9 +90,12 @@ def _ended(collecting: "asyncio.Task[None]", watching: "asyncio.Task[str]") -> E
 
 async def _until_refused(batch: Batch, store: Store, progress: Progress) -> str:
     """Show progress until the upstream refuses the account; return its reason."""
+    started = time.monotonic()
     while True:
         try:
             status = await batch.status()
+            if time.monotonic() - started < _START_UP:
+                status = msgspec.structs.replace(status, blocked_on=None)  # our workers are on their way
             progress.show(status)
             if status.pending and not status.running:
                 reason = await account_refusal(store.redis, status.upstream)

@@ -103,7 +103,7 @@ async def _work(
             ended = await attend(batch, fleet, store, collector, progress)
         except OutputClosedError:
             return Ended(Ending.DETACHED)
-        log.keep = ended.ending is not Ending.FINISHED
+        log.finished = ended.ending is Ending.FINISHED
         return ended
 
 

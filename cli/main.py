@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 import click
@@ -39,7 +38,7 @@ class _InOrder(click.Group):
     epilog=exit_codes.EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(version("batchmill"), prog_name="batchmill")
+@click.version_option(package_name="batchmill", prog_name="batchmill")
 @click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def cli(debug: bool) -> None:
     """Run files of LLM prompts through OpenRouter, or any OpenAI-compatible endpoint, from a queue in Redis.
@@ -81,7 +80,7 @@ def _code_of(arguments: list[str]) -> int:
         returned = cli.main(arguments, prog_name="batchmill", standalone_mode=False)
         return returned if isinstance(returned, int) else exit_codes.OK
     except click.ClickException as error:
-        error.show()
+        _explain(error)
         return exit_codes.UNUSABLE
     except (KeyboardInterrupt, click.Abort):
         return exit_codes.DETACHED
@@ -92,6 +91,15 @@ def _code_of(arguments: list[str]) -> int:
         return _code_for(error)
     except Exception as error:  # noqa: BLE001 - the last line of defence: people get a sentence, not a traceback
         return _unexpected(error, debug="--debug" in arguments)
+
+
+def _explain(error: click.ClickException) -> None:
+    """Say a wrong use in one line; no words at all are answered with the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "batchmill"
+    _say(f"{error.format_message().rstrip('.')}; see `{path} --help`")
 
 
 def _code_for(error: BatchmillError) -> int:

@@ -1,6 +1,5 @@
 """`batchmill simulate`: a stand-in for OpenRouter on this machine."""
 
-import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--fail-rate", type=_SHARE, default=0.0, help="Share of calls with a passing fault: 429, 5xx, cuts ...")
 @click.option("--fault", "faults", metavar="KIND=SHARE", multiple=True, help="One kind of fault, e.g. 529=0.05.")
 @click.option("--rpm", type=POSITIVE, metavar="N", help="At most N requests a minute, then 429.")
-@click.option("--max-in-flight", type=POSITIVE, metavar="N", help="At most N requests at once, then 402.")
+@click.option("--max-in-flight", type=POSITIVE, metavar="N", help="At most N requests at once, then 429.")
 @click.option(
     "--credits",
     "credits_usd",
@@ -93,6 +92,8 @@ def _faults(fail_rate: float, faults: tuple[str, ...]) -> "Faults":
 
 
 async def _serve(options: "SimulatorOptions", host: str, port: int, *, until_stdin_closes: bool) -> int:
+    import asyncio
+
     from batchmill.cli import exit_codes
     from batchmill.cli.loop import on_signals
     from batchmill.config.errors import ConfigError

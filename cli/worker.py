@@ -1,6 +1,5 @@
 """`batchmill worker`: work on whatever was submitted."""
 
-import asyncio
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +41,7 @@ def worker(
 
 
 async def _work(settings: "Settings") -> int:
+    import asyncio
     from contextlib import AsyncExitStack
 
     from batchmill.cli.loop import on_signals
@@ -66,5 +66,10 @@ async def _work(settings: "Settings") -> int:
         count = settings.worker.processes
         noun = "worker" if count == 1 else "workers"
         click.echo(f"{count} {noun} for {settings.upstream_name} on {printable(store.url)}; Ctrl-C stops", err=True)
-        await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        failing = asyncio.create_task(fleet.wait())
+        await asyncio.wait([stopping, failing], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if failing.done():
+            failing.result()
     return exit_codes.OK

@@ -1,5 +1,6 @@
 """Where the workers of a `run` log to: a file in the data folder, so that nothing disturbs the progress display."""
 
+import re
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -10,15 +11,18 @@ import click
 from batchmill.config.logs import set_up
 from batchmill.config.settings import Settings
 
+_TROUBLE = re.compile("warning|error|Traceback")
+
 
 class WorkerLog:
-    """The log of one run, ours and the workers'. Gone when all went well (`keep` is false), else its place is told."""
+    """The log of one run, ours and the workers'. Kept, and its place told, when the run broke off over some trouble."""
 
     def __init__(self, settings: Settings, batch_id: str) -> None:
-        self.keep = True
+        self.finished = False
         self.path = _folder(settings.data_dir) / f"{batch_id}.log"
         self.file: IO[str] = self.path.open("a", buffering=1, encoding="utf-8")
-        set_up(settings.log, self.file)
+        self._settings = settings.log
+        set_up(self._settings, self.file)
 
     def __enter__(self) -> Self:
         return self
@@ -26,7 +30,9 @@ class WorkerLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.keep and self.path.stat().st_size:
+        set_up(self._settings)
+        self.file.close()
+        if not self.finished and _TROUBLE.search(self.path.read_text(encoding="utf-8")):
             click.echo(f"what the workers logged: {self.path}", err=True)
         else:
             self.path.unlink(missing_ok=True)

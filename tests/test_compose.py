@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from batchmill.cli.main import cli
 from batchmill.config.settings import Settings, load
 
 ROOT = Path(__file__).parents[1]
@@ -136,10 +137,9 @@ def test_our_services_share_one_image_and_run_our_command(compose: Compose) -> N
 
 @pytest.mark.parametrize("service", OURS)
 def test_the_commands_exist_and_take_their_options(compose: Compose, service: str) -> None:
-    main = pytest.importorskip("batchmill.cli.main", reason="the command line is not there yet").main
     _, name, *options = shlex.split(compose["services"][service]["command"])
-    context = click.Context(main)
-    command = main.get_command(context, name)
+    context = click.Context(cli)
+    command = cli.get_command(context, name)
     assert command is not None
     command.make_context(name, options, parent=context)  # raises for an option that is not known
 
