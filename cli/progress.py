@@ -136,11 +136,14 @@ def plain_line(status: BatchStatus, speed: Speed) -> str:
         f"{status.done:,}/{status.total:,} ({share(status.done, status.total)})",
         f"{status.succeeded:,} ok",
         f"{status.failed:,} failed",
-        f"{status.running:,} in the air",
-        f"{speed.lines_per_second:,.1f} lines/s",
-        f"ETA {speed.remaining(status.total - status.done)}",
-        money(status.cost),
     ]
+    if not status.state.terminal:
+        parts += [
+            f"{status.running:,} in the air",
+            f"{speed.lines_per_second:,.1f} lines/s",
+            f"ETA {speed.remaining(status.total - status.done)}",
+        ]
+    parts.append(money(status.cost))
     if status.blocked_on:
         parts.append(f"waiting: {status.blocked_on}")
     return " · ".join(parts)

@@ -31,7 +31,7 @@ class Survey(msgspec.Struct, frozen=True):
     """What the first pass saw. `digest` names the content: lines, options and upstream."""
 
     models: dict[str, int]
-    bad: tuple[BadLine, ...]  # all of them when invalid lines are skipped, else the first few
+    bad: tuple[BadLine, ...]  # the first few
     bad_count: int
     digest: str
 
@@ -73,7 +73,7 @@ async def survey(path: Path, options: InputOptions, upstream: str, *, source: st
                     fatal = fatal or line.number is None
                     bad_count += 1
                     digest.update(line.code.encode())
-                    if skip_invalid or len(bad) < _SHOWN_BAD_LINES:
+                    if len(bad) < _SHOWN_BAD_LINES or line.number is None:
                         bad.append(line)
     found = Survey(dict(models), tuple(bad), bad_count, digest.hexdigest())
     if fatal or (bad_count and not (skip_invalid and found.good)):
@@ -86,7 +86,10 @@ class BadLinesError(InputError):
 
     def __init__(self, source: str, survey: Survey) -> None:
         self.survey = survey
-        lines = [describe(line) for line in survey.bad[:_SHOWN_BAD_LINES]]
+        if survey.bad and survey.bad[0].number is None:
+            super().__init__(f"{source}: {survey.bad[0].message}")
+            return
+        lines = [describe(line) for line in survey.bad]
         more = survey.bad_count - len(lines)
         if more > 0:
             lines.append(f"... and {more:,} more")
