@@ -37,7 +37,10 @@ _NO_SUCH_CALL: Final = (404, 405, 501)
 _CUT_OFF: Final = provider_fault("stream_incomplete", Billed.MAYBE)
 _NO_HEADERS: Final = httpx.Headers()
 _JSON_STARTS: Final = (b"{", b" ", b"\n")  # no compressed body starts so; we ask for none, but some servers don't care
-_TROUBLE: Final = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
+# ValueError: what a server can put into a status line or a header that httpx's types can't hold (UnicodeError is one)
+_TROUBLE: Final = (
+    httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, HttpProcessingError, OSError, EOFError, ValueError,
+)  # fmt: skip
 _NEVER_CONNECTED: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ClientHttpProxyError,

@@ -45,7 +45,7 @@ def judge(reply: Reply, now: float) -> Outcome:
         return _failed_inside(reply, now, completion)
     usage = completion.usage
     return Answer(
-        one_line(reply.body),
+        one_line(readable(reply.body)),
         completion.model or "",
         tokens_of(usage),
         cost_of(usage),
@@ -55,6 +55,17 @@ def judge(reply: Reply, now: float) -> Outcome:
         completion.id or reply.headers.get(GENERATION_ID),
         reply.first_token_ms,
     )
+
+
+def readable(body: bytes) -> bytes:
+    """Return the body as valid UTF-8: an answer that was paid for is kept, with its bad bytes replaced."""
+    if body.isascii():
+        return body
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return body.decode(errors="replace").encode()
+    return body
 
 
 def refuse(reply: Reply, now: float) -> Failure:

@@ -13,6 +13,7 @@ from batchmill.store.records import Recording, follow, record
 from batchmill.store.staging import BatchFacts, Staging, shard_size
 
 _DAY = 86_400
+_SHARD_BYTES = 1 << 20
 _LEASE = 10.0  # seconds to record the lines of one shard; if we die, a worker does it after this
 
 
@@ -50,21 +51,29 @@ async def retry(redis: Redis, batch_id: str, *, retention_days: int) -> tuple[st
     existing = await batches.by_content(redis, content)
     if existing:
         return existing, (await batches.status(redis, existing)).total
-    lines: dict[str, list[Line]] = defaultdict(list)
-    counts: Counter[str] = Counter()
-    async for entry in follow(redis, batch_id, wait=False):
-        failed = entry.result
-        if failed is not None and failed.state is LineState.FAILED and failed.request is not None:
-            lines[failed.model].append(Line(counts.total(), failed.custom_id, failed.request))
-            counts[failed.model] += 1
+    staging = Staging(redis, status.upstream, retention_days=retention_days)
+    counts = await _stage_failed(redis, batch_id, staging, shard_size(status.failed))
     if not counts:
         raise InputError(f"{batch_id} has no failed line that could be sent again")
-    staging = Staging(redis, status.upstream, retention_days=retention_days)
-    for model, failed_lines in lines.items():
-        size = shard_size(len(failed_lines))
-        for start in range(0, len(failed_lines), size):
-            await staging.add(model, failed_lines[start : start + size])
     facts = BatchFacts(
         total=counts.total(), models=dict(counts), content=content, source=status.source, retry_of=batch_id
     )
     return await staging.release(facts), counts.total()
+
+
+async def _stage_failed(redis: Redis, batch_id: str, staging: Staging, size: int) -> Counter[str]:
+    """Stage the failed lines that can be sent again, in shards of `size`; return how many there are, by model."""
+    lines: dict[str, list[Line]] = defaultdict(list)
+    counts: Counter[str] = Counter()
+    async for entry in follow(redis, batch_id, wait=False):
+        failed = entry.result
+        if failed is None or failed.state is not LineState.FAILED or failed.request is None:
+            continue
+        own = lines[failed.model]
+        own.append(Line(counts.total(), failed.custom_id, failed.request))
+        counts[failed.model] += 1
+        if len(own) == size or sum(len(line.body) for line in own) > _SHARD_BYTES:
+            await staging.add(failed.model, lines.pop(failed.model))
+    for model, own in lines.items():
+        await staging.add(model, own)
+    return counts

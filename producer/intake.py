@@ -6,6 +6,7 @@ iterable) is spooled to a temporary file first.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from batchmill.producer.errors import InputError
 from batchmill.producer.input import BadLine, InputOptions, Request, read
@@ -56,8 +58,7 @@ class Submission(msgspec.Struct, frozen=True):
 
 async def survey(path: Path, options: InputOptions, upstream: str, *, source: str, skip_invalid: bool) -> Survey:
     """Check every line. Raises InputError for bad lines (unless they are to be skipped) and for an empty file."""
-    digest = blake2b(digest_size=16, person=b"batchmill")
-    digest.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
+    content = _Content(upstream, options, skip_invalid=skip_invalid)
     models: Counter[str] = Counter()
     bad: list[BadLine] = []
     bad_count = 0
@@ -65,20 +66,33 @@ async def survey(path: Path, options: InputOptions, upstream: str, *, source: st
     with path.open("rb") as file:
         lines = read(file, options)
         while chunk := await asyncio.to_thread(_take, lines):
+            content.take(chunk)
             for line in chunk:
                 if isinstance(line, Request):
                     models[line.model] += 1
-                    digest.update(msgspec.msgpack.encode(line))
                 else:
                     fatal = fatal or line.number is None
                     bad_count += 1
-                    digest.update(line.code.encode())
                     if len(bad) < _SHOWN_BAD_LINES or line.number is None:
                         bad.append(line)
-    found = Survey(dict(models), tuple(bad), bad_count, digest.hexdigest())
+    found = Survey(dict(models), tuple(bad), bad_count, content.digest())
     if fatal or (bad_count and not (skip_invalid and found.good)):
         raise BadLinesError(source, found)
     return found
+
+
+class _Content:
+    """What makes a batch the same batch: its lines, the options that complete them, and for whom they are."""
+
+    def __init__(self, upstream: str, options: InputOptions, *, skip_invalid: bool) -> None:
+        self._hash = blake2b(digest_size=16, person=b"batchmill")
+        self._hash.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
+
+    def take(self, lines: list[Request | BadLine]) -> None:
+        self._hash.update(b"".join(msgspec.msgpack.encode(line) for line in lines))
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
 
 
 class BadLinesError(InputError):
@@ -132,31 +146,30 @@ async def submit(
         return Submission(existing, reused=True, survey=found)
     staging = Staging(redis, upstream, retention_days=retention_days)
     try:
-        staged, refused = await _stage(staging, path, options, found)
-        if staged != found.models:
+        content = _Content(upstream, options, skip_invalid=skip_invalid)
+        refused = await _stage(staging, path, options, found, content)
+        if content.digest() != found.digest:
             raise InputError(f"{source} changed while it was read; hand it in again when it is complete")
         facts = BatchFacts(total=found.total, models=found.models, content=found.digest, source=source)
         batch_id = await staging.release(facts, refused)
     except BaseException:
-        await asyncio.shield(staging.discard())
+        with contextlib.suppress(RedisError, OSError):  # what is staged expires by itself
+            await asyncio.shield(staging.discard())
         raise
     return Submission(batch_id, reused=batch_id != staging.batch_id, survey=found)
 
 
-async def _stage(
-    staging: Staging, path: Path, options: InputOptions, found: Survey
-) -> tuple[dict[str, int], list[Result]]:
+async def _stage(staging: Staging, path: Path, options: InputOptions, found: Survey, content: _Content) -> list[Result]:
     sizes = {model: shard_size(lines) for model, lines in found.models.items()}
     buffers = _Buffers()
-    staged: Counter[str] = Counter()
     refused: list[Result] = []
     index = 0
     with path.open("rb") as file:
         lines = read(file, options)
         while chunk := await asyncio.to_thread(_take, lines):
+            content.take(chunk)
             for line in chunk:
                 if isinstance(line, Request):
-                    staged[line.model] += 1
                     buffers.add(line.model, Line(index, line.custom_id, line.body))
                     if buffers.full(line.model, sizes.get(line.model, 1)):
                         await staging.add(line.model, buffers.take(line.model))
@@ -168,7 +181,7 @@ async def _stage(
                 index += 1
     for model in buffers.models():
         await staging.add(model, buffers.take(model))
-    return dict(staged), refused
+    return refused
 
 
 class _Buffers:

@@ -1,5 +1,6 @@
 """Batches: their state, their cancellation, and the list of those that there are."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from redis.asyncio import Redis
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys
 from batchmill.store.errors import UnknownBatchError
-from batchmill.store.model import BatchState, BatchStatus, Line, LineState
+from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Tried
 from batchmill.store.scripts import Script
 from batchmill.store.staging import Shard
 
@@ -19,6 +20,8 @@ _DAY = 86_400
 WORKER_SILENCE_MS = 10_000
 """A worker that sent no heartbeat for so long has nothing in the air, as far as anybody can tell."""
 
+_TRIED_SECONDS = 30 * 86_400
+_LONGEST_SAID = 30 * 86_400  # seconds that a reason may stand
 _NUMBERS = (
     "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "cost", "uncosted",
     *(state.value for state in LineState),
@@ -32,8 +35,10 @@ class ShardWork(msgspec.Struct, frozen=True):
 
     lines: tuple[Line, ...]
     cancelled: bool
+    tried: dict[int, Tried] = {}  # by line index, for lines that an earlier run gave back
 
 
+_decode_tried = msgspec.msgpack.Decoder(Tried).decode
 _decode_lines = msgspec.msgpack.Decoder(tuple[Line, ...]).decode
 
 
@@ -68,11 +73,11 @@ async def account_refusal(redis: Redis, upstream: str) -> str | None:
 
 async def say_blocked(redis: Redis, upstream: str, scope: str, reason: str, *, seconds: float) -> None:
     """Let everybody see why lines of a scope wait, for as long as they do."""
-    milliseconds = max(1, round(seconds * 1000))
+    milliseconds = max(1, round(min(seconds, _LONGEST_SAID) * 1000))
     await redis.execute_command("SET", keys.blocked(upstream, scope), reason, "PX", milliseconds)
 
 
-async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> str | None:
+async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> str:
     if not any_worker:
         return f"no worker for {found.upstream}"
     scopes = ["refused", "account", *found.models]
@@ -80,7 +85,7 @@ async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> 
         scopes.append(":free")
     reasons = await redis.execute_command("MGET", *(keys.blocked(found.upstream, scope) for scope in scopes))
     said = [reason.decode() for reason in reasons if reason]
-    return "; ".join(said) or None
+    return "; ".join(said) or "no free place: the workers are busy with other lines"
 
 
 async def exists(redis: Redis, batch_id: str) -> bool:
@@ -103,7 +108,12 @@ async def newest(redis: Redis, count: int) -> list[BatchStatus]:
 async def by_content(redis: Redis, content: str) -> str | None:
     """Return the id of the batch that has this content, if there is one."""
     found = await redis.execute_command("GET", keys.content(content))
-    return found.decode() if found else None
+    if found is None:
+        return None
+    if await exists(redis, found.decode()):
+        return str(found.decode())
+    await forget_content(redis, content)
+    return None
 
 
 async def forget_content(redis: Redis, content: str) -> None:
@@ -123,7 +133,9 @@ async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
     if await redis.execute_command("TTL", name) > retention // 2:
         return
     content = await redis.execute_command("HGET", name, "content")
-    names = [keys.content(content.decode())] if content else []
+    if content:
+        await redis.execute_command("EXPIRE", keys.content(content.decode()), 2 * retention)
+    names = []
     for shard in await open_shards(redis, batch_id):
         names += [keys.shard(shard.reference), keys.job(shard.reference)]
     names += [keys.open_shards(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id)]
@@ -171,20 +183,39 @@ async def open_shards(redis: Redis, batch_id: str) -> list[Shard]:
 
 
 async def load(redis: Redis, reference: str, first: int, last: int) -> ShardWork | None:
-    """Return what is left to do of a shard, in one round trip; None when it is finished or gone."""
+    """Return what is left to do of a shard, in one round trip (two after a give-back); None when it is gone."""
     batch_id = keys.batch_of(reference)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.execute_command("GET", keys.shard(reference))
         pipe.execute_command("GETRANGE", keys.done(batch_id), first // 8, last // 8)
         pipe.execute_command("HGET", keys.batch(batch_id), "state")
-        payload, done, state = await pipe.execute()
+        pipe.execute_command("EXISTS", keys.tried(batch_id))
+        payload, done, state, any_tried = await pipe.execute()
     if payload is None or state is None:
         return None
     offset = first // 8 * 8
     lines = _decode_lines(payload)
     if done.strip(b"\0"):
         lines = tuple(line for line in lines if not _bit(done, line.index - offset))
-    return ShardWork(lines, cancelled=state != b"in_progress")
+    tried = await _tried(redis, batch_id, lines) if any_tried and lines else {}
+    return ShardWork(lines, state != b"in_progress", tried)
+
+
+async def _tried(redis: Redis, batch_id: str, lines: tuple[Line, ...]) -> dict[int, Tried]:
+    indexes = [line.index for line in lines]
+    found = await redis.execute_command("HMGET", keys.tried(batch_id), *indexes)
+    return {index: _decode_tried(value) for index, value in zip(indexes, found, strict=True) if value}
+
+
+async def keep_tried(redis: Redis, batch_id: str, tried: Mapping[int, Tried]) -> None:
+    """Keep what was tried of lines that go back to their lane."""
+    fields: list[int | bytes] = []
+    for index, value in tried.items():
+        fields += [index, msgspec.msgpack.encode(value)]
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.execute_command("HSET", keys.tried(batch_id), *fields)
+        pipe.execute_command("EXPIRE", keys.tried(batch_id), _TRIED_SECONDS)
+        await pipe.execute()
 
 
 def _bit(bitmap: bytes, position: int) -> bool:

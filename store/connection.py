@@ -21,6 +21,8 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ConnectionError,  # noqa: A004 - redis's own names
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     TimeoutError,  # noqa: A004
 )
@@ -39,6 +41,7 @@ OUTAGE = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
 _REFUSALS = (AuthenticationError, AuthorizationError)
 _BACKOFF = ExponentialBackoff(cap=0.5, base=0.02)
 _RETRIES = 8  # about two seconds in all; whoever must wait longer loops over OUTAGE
+_PASSING = ("MISCONF", "MASTERDOWN", "NOREPLICAS", "BUSY", "OOM", "READONLY", "LOADING")
 _OUTAGE_PAUSE = 0.2
 _POOL_TIMEOUT = 30.0
 _CONNECT_TIMEOUT = 5.0
@@ -84,13 +87,20 @@ def _liveness(url: str) -> dict[str, Any]:
     return {"socket_keepalive": True, "socket_keepalive_options": known}
 
 
+def passes(error: BaseException) -> bool:
+    """Whether an error is an outage, or a state that the server may leave again: no memory, no disk, read-only."""
+    return isinstance(error, (*OUTAGE, OutOfMemoryError, ReadOnlyError)) or str(error).startswith(_PASSING)
+
+
 async def outlive(step: Callable[[], Awaitable[T]]) -> T:
     """Repeat a step until the server takes it, through outages. Only for steps that may be done twice."""
     warned = False
     while True:
         try:
             return await step()
-        except (*OUTAGE, RedisError) as error:  # RedisError: out of memory, read-only, still loading ...
+        except (*OUTAGE, RedisError) as error:
+            if not passes(error):
+                raise
             if not warned:
                 log.warning("redis.away", error=repr(error))
             warned = True

@@ -52,7 +52,10 @@ def pulse(upstream: str) -> str:
 
 
 def blocked(upstream: str, scope: str) -> str:
-    """String: why lines of the scope (a model id, `:free` or `account`) wait. Expires when the wait does. Workers."""
+    """String: why lines of the scope wait. Expires when the wait does. Written by workers.
+
+    A scope is a model id, `:free`, `account` (a limit) or `refused` (the account itself).
+    """
     return f"{PREFIX}blocked:{upstream_tag(upstream)}:{scope}"
 
 
@@ -72,7 +75,7 @@ def live() -> str:
 
 
 def content(digest: str) -> str:
-    """String: id of the batch that has this content. Kept as long as the batch. Written at release."""
+    """String: id of the batch that has this content. Retention, twice: it outlives the batch. Written at release."""
     return f"{PREFIX}content:{digest}"
 
 
@@ -94,6 +97,11 @@ def results(batch_id: str) -> str:
 def air(batch_id: str) -> str:
     """Hash: worker id -> lines of the batch that it has in the air. Retention. Written with records."""
     return f"{PREFIX}{{{batch_id}}}:air"
+
+
+def tried(batch_id: str) -> str:
+    """Hash: line index -> what was tried of a line that was given back. Expires after a month. Written by runs that end early."""
+    return f"{PREFIX}{{{batch_id}}}:tried"
 
 
 def open_shards(batch_id: str) -> str:

@@ -9,10 +9,12 @@ A run's id fences everything: a worker that slept through its lease can neither 
 another's by now.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from batchmill.store import keys
 from batchmill.store.scripts import Argument, Script
@@ -96,18 +98,34 @@ async def finish(redis: Redis, claim: Claim, ending: Ending, *, delay: float = 0
     return ours
 
 
-async def renew(redis: Redis, upstream: str, model: str, held: list[Claim], *, lease: float) -> Renewal:
-    """Renew what we hold in a lane and take back what silent workers hold there."""
+async def renew(
+    redis: Redis, upstream: str, held: Mapping[str, Sequence[Claim]], *, lease: float
+) -> dict[str, Renewal]:
+    """Renew what we hold, by model, and take back what silent workers hold in these lanes; one round trip."""
+    calls = [(model, _renew_call(upstream, model, claims, lease)) for model, claims in held.items()]
+    async with redis.pipeline(transaction=False) as pipe:
+        for _, call in calls:
+            _renew.queue(pipe, *call)
+        replies = await pipe.execute(raise_on_error=False)
+    renewals: dict[str, Renewal] = {}
+    for (model, call), answer in zip(calls, replies, strict=True):
+        reply = await _renew(redis, *call) if isinstance(answer, NoScriptError) else answer
+        if isinstance(reply, Exception):
+            raise reply
+        names = [reference.decode() for reference in reply]
+        split = names.index("")
+        renewals[model] = Renewal(lost=tuple(names[:split]), recovered=tuple(names[split + 1 :]))
+    for model, renewal in renewals.items():
+        if renewal.recovered:
+            await redis.execute_command("PUBLISH", keys.wake(upstream), model)
+    return renewals
+
+
+def _renew_call(upstream: str, model: str, claims: Sequence[Claim], lease: float) -> tuple[list[str], list[Argument]]:
     arguments: list[Argument] = [_milliseconds(lease)]
-    for claim in held:
+    for claim in claims:
         arguments += [claim.reference, claim.run]
-    reply = await _renew(redis, [*_lane_keys(upstream, model), keys.pulse(upstream)], arguments)
-    names = [reference.decode() for reference in reply]
-    split = names.index("")
-    renewal = Renewal(lost=tuple(names[:split]), recovered=tuple(names[split + 1 :]))
-    if renewal.recovered:
-        await redis.execute_command("PUBLISH", keys.wake(upstream), model)
-    return renewal
+    return [*_lane_keys(upstream, model), keys.pulse(upstream)], arguments
 
 
 async def waiting(redis: Redis, upstream: str) -> dict[str, int]:

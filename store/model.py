@@ -61,6 +61,13 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     message: str | None = None
 
 
+class Tried(msgspec.Struct, frozen=True, array_like=True):
+    """What a run that gave a line back had tried of it; `failures` are the attempts that count."""
+
+    attempts: tuple[Attempt, ...]
+    failures: int
+
+
 class Result(msgspec.Struct, frozen=True, array_like=True):
     """The one terminal result of a line. `cost` in nano-dollars over all attempts, None when never told."""
 
@@ -94,20 +101,31 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
         """The text of the first choice; None for a line without one (failed, or tool calls only)."""
         if not self.succeeded or self.response is None:
             return None
-        choices = _decode_completion(self.response).choices
-        return choices[0].message.content if choices else None
+        try:
+            choices = _decode_completion(self.response).choices
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None  # an answer of another shape: it is in `response` as it came
+        message = choices[0].message if choices else None
+        content = message.content if message else None
+        if isinstance(content, list):
+            return "".join(part.text or "" for part in content)
+        return content
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
 
 
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
 
 
 class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
+    message: _Message | None = None
 
 
 class _Completion(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
 
 
 _decode_completion = msgspec.json.Decoder(_Completion).decode

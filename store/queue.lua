@@ -6,7 +6,7 @@
 local open, lane, leases = KEYS[1], KEYS[2], KEYS[3]
 local ttl = ARGV[1]
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local place = time[1] * 1000 + math.floor(time[2] / 1000) - 1e12 -- thirty years ago: in order, and due on any clock
 local queued = {}
 for i = 4, #KEYS do
   local reference, job = ARGV[2 * i - 6], ARGV[2 * i - 5]
@@ -15,7 +15,7 @@ for i = 4, #KEYS do
     and not redis.call('ZSCORE', leases, reference)
   then
     redis.call('SET', KEYS[i], job, 'EX', ttl)
-    redis.call('ZADD', lane, now, reference)
+    redis.call('ZADD', lane, place, reference)
     queued[#queued + 1] = reference
   end
 end

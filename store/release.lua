@@ -15,7 +15,7 @@ for i = 8, #KEYS do
   if redis.call('EXPIRE', KEYS[i], retention) == 0 then return '-' end
 end
 local now = redis.call('TIME')[1]
-redis.call('SET', content, batch_id, 'EX', retention)
+redis.call('SET', content, batch_id, 'EX', 2 * retention) -- the batch's own end counts from its last result
 redis.call('HSET', batch, 'id', batch_id, 'state', 'in_progress', 'created_at', now, 'in_progress_at', now)
 for i = 4, #ARGV, 2 do redis.call('HSET', batch, ARGV[i], ARGV[i + 1]) end
 for _, key in ipairs({ batch, KEYS[5], KEYS[6], KEYS[7] }) do redis.call('EXPIRE', key, retention) end

@@ -21,7 +21,12 @@ for i = 2, #ARGV, 2 do
 end
 local beat = tonumber(redis.call('HGET', pulse, 'beat') or 0)
 local grace = tonumber(redis.call('HGET', pulse, 'grace') or 0)
-if now - beat > lease / 2 then
+-- what lies far ahead was written before the clock was set back
+if grace > now + lease then grace = 0 end
+for _, reference in ipairs(redis.call('ZRANGEBYSCORE', leases, now + 10 * lease, '+inf')) do
+  redis.call('ZADD', leases, now + lease, reference)
+end
+if math.abs(now - beat) > lease / 2 then
   grace = now + lease / 2
   redis.call('HSET', pulse, 'grace', grace)
 end

@@ -15,6 +15,9 @@ from batchmill.store.connection import Store, open_store
 from batchmill.store.model import Result
 from batchmill.workers.fleet import Fleet
 
+OPTIONS_OF_WORKERS = {"processes": 2, "concurrency": 10}
+"""A small fleet."""
+
 MODELS = ("openai/gpt-4o-mini", "anthropic/claude-haiku-4.5")
 
 

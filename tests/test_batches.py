@@ -78,7 +78,8 @@ async def test_a_batch_that_nobody_works_on_says_so(redis: Redis) -> None:
 
     await alive(redis, "one")
     assert await presence.workers_alive(redis, UPSTREAM) == 1
-    assert (await batches.status(redis, batch_id)).blocked_on is None
+    waiting = (await batches.status(redis, batch_id)).blocked_on
+    assert waiting == "no free place: the workers are busy with other lines"
 
 
 async def test_a_batch_says_which_limit_it_waits_for(redis: Redis) -> None:
@@ -265,7 +266,7 @@ async def test_one_taker_has_a_shard(redis: Redis) -> None:
     assert await requeue_lost(redis, UPSTREAM, batch_id, retention_days=DAYS) == []
     await set_pulse(redis)
     await end_leases(redis, reference)
-    renewal = await lanes.renew(redis, UPSTREAM, MODEL, [], lease=LEASE)
+    renewal = (await lanes.renew(redis, UPSTREAM, {MODEL: []}, lease=LEASE))[MODEL]
     assert renewal.recovered == (reference,), "a taker that died loses it as any other"
     await complete(redis, await claim(redis))
     assert not await take("one")

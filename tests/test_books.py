@@ -205,7 +205,7 @@ class Books(RuleBasedStateMachine):
         """A heartbeat: renew, hear of losses, take back from the silent."""
         held = self.claims[worker]
         self.do(set_pulse(self.redis))
-        renewal = self.do(lanes.renew(self.redis, UPSTREAM, MODEL, held, lease=LEASE))
+        renewal = self.do(lanes.renew(self.redis, UPSTREAM, {MODEL: held}, lease=LEASE))[MODEL]
         ours = [one for one in held if self.shard(one).run == one.run]
         for one in ours:
             self.shard(one).place, self.shard(one).overdue = "lease", False
@@ -259,7 +259,8 @@ class Books(RuleBasedStateMachine):
             return
         model.cancelled = True
         for shard in model.shards.values():
-            if not only_marked and shard.place in ("lane", "lost"):
+            lapsed = shard.place == "lease" and shard.overdue
+            if not only_marked and (lapsed or shard.place in ("lane", "lost")):
                 shard.place, shard.run = "gone", None
                 for index in shard.indexes:
                     model.first_wins(index, LineState.CANCELLED)
@@ -329,7 +330,7 @@ class Books(RuleBasedStateMachine):
             await self._requeue(batch_id)
         await end_leases(self.redis, *await leased(self.redis))
         await set_pulse(self.redis)
-        await lanes.renew(self.redis, UPSTREAM, MODEL, [], lease=LEASE)
+        await lanes.renew(self.redis, UPSTREAM, {MODEL: []}, lease=LEASE)
         for held in await claim(self.redis, "last", room=10_000):
             shard, model = self.shard(held), self.batches[held.batch_id]
             work = await batches.load(self.redis, held.reference, shard.indexes[0], shard.indexes[-1])

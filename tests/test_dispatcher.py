@@ -4,11 +4,14 @@ import asyncio
 from collections import Counter
 
 import pytest
+import uvloop
 
 from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Fault, Outcome, Retry, Scope
 from batchmill.store.lanes import Ending
-from batchmill.store.model import LineState
+from batchmill.store.model import Line, LineState
+from batchmill.workers import dispatcher
+from batchmill.workers.line import ShardRun
 
 from .workers_helpers import OK, Desk, failure, settle
 
@@ -215,6 +218,83 @@ async def test_a_lost_shard_stops_but_records_what_comes_back() -> None:
     desk.upstream.answer()
     assert await shard.ended is Ending.GIVE_BACK
     assert [result.custom_id for result in desk.ledger.results] == ["a"]
+
+
+async def test_what_breaks_on_our_side_costs_an_attempt_and_no_place() -> None:
+    def script(body: bytes) -> Outcome:
+        raise UnicodeEncodeError("ascii", "\xe9", 0, 1, "an answer that nobody foresaw")
+
+    desk = Desk(concurrency=2, script=script, retry=RetrySettings(max_attempts=3, first_delay=0.001))
+    shard = desk.shard("m", ["a", "b", "c"])
+    assert await shard.ended is Ending.DONE
+    assert {result.error_code for result in desk.ledger.results} == {"internal_error"}
+    assert (desk.dispatcher.in_air, desk.ledger.in_air, len(desk.upstream.calls)) == (0, 0, 9)
+
+
+async def test_what_was_tried_goes_with_the_shard_to_the_next_run() -> None:
+    desk = Desk(script=lambda _: failure(Retry.BACKOFF, code="overloaded"), retry=RetrySettings(first_delay=3600.0))
+    shard = desk.shard("m", ["a"])
+    await settle()
+    desk.dispatcher.drain()
+    assert await shard.ended is Ending.GIVE_BACK
+    tried = shard.tried()
+    assert (tried[0].failures, [attempt.outcome for attempt in tried[0].attempts]) == (1, ["overloaded"])
+
+    again = Desk(script=lambda _: OK)
+    run = ShardRun(shard.claim, [Line(0, "a", b"a")], tried=tried)
+    again.dispatcher.add(run)
+    await run.ended
+    assert [attempt.outcome for attempt in again.ledger.results[0].attempts] == ["overloaded", "ok"]
+
+
+async def test_a_call_that_is_given_up_is_kept_as_maybe_billed() -> None:
+    desk = Desk()
+    shard = desk.shard("m", ["a"])
+    await settle()
+    desk.dispatcher.drain()
+    desk.dispatcher.abandon()
+    await shard.ended
+    (attempt,) = shard.tried()[0].attempts
+    assert (attempt.outcome, attempt.billed) == ("abandoned", "maybe")
+
+
+async def test_a_lane_that_only_waits_to_try_again_says_so() -> None:
+    desk = Desk(script=lambda _: failure(Retry.BACKOFF, code="bad_gateway"), retry=RetrySettings(first_delay=3600.0))
+    desk.shard("a/b", ["line"])
+    await settle()
+    scope, reason, seconds = desk.blocked[-1]
+    assert (scope, reason) == ("a/b", "a/b fails (bad_gateway), trying again")
+    assert 0 < seconds < 3700
+    desk.dispatcher.drain()
+
+
+def test_a_rest_always_ends_on_uvloop_too() -> None:
+    """Its timers are whole milliseconds, and may come before the moment that they were set for."""
+
+    async def rest(number: int) -> None:
+        outcomes: list[Outcome] = [failure(Retry.LATER, retry_after=0.001 + number * 0.000037), OK]
+        desk = Desk(script=lambda _: outcomes.pop(0))
+        await asyncio.wait_for(desk.shard("m", ["line"]).ended, 5)
+
+    async def many() -> None:
+        for start in range(0, 600, 50):
+            await asyncio.gather(*(rest(number) for number in range(start, start + 50)))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(many())
+
+
+async def test_a_shard_too_many_is_not_taken_when_its_lines_are_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "_MOST_BYTES", 100)
+    desk = Desk(concurrency=100)
+    shard = desk.shard("m", ["x" * 101])
+    assert desk.dispatcher.room("m") == 0
+    assert desk.dispatcher.room("another") > 0
+    await settle()
+    desk.upstream.answer()
+    await shard.ended
+    await settle()
+    assert desk.dispatcher.room("m") > 0
 
 
 async def test_nothing_is_sent_while_redis_is_away() -> None:

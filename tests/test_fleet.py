@@ -9,9 +9,7 @@ from pathlib import Path
 import msgspec
 
 from batchmill.openrouter.simulator import SimulatorOptions
-from batchmill.store import keys
-from batchmill.store.batches import open_shards
-from batchmill.store.model import BatchState, Line
+from batchmill.store.model import BatchState
 from batchmill.store.records import read
 
 from .fleet_helpers import Scene, gather, lines, scene, when_done
@@ -30,24 +28,15 @@ async def recorded_ids(at: Scene, batch_id: str) -> set[str]:
     return found
 
 
-async def digests(at: Scene, batch_id: str) -> dict[str, str]:
+def digests() -> dict[str, str]:
     """Return the digest of each line's body, as the simulator counts them, by custom id."""
-    found: dict[str, str] = {}
-    for shard in await open_shards(at.store.redis, batch_id):
-        payload = await at.store.redis.get(keys.shard(shard.reference))
-        if payload:
-            found |= {
-                line.custom_id: sha256(line.body).hexdigest()
-                for line in msgspec.msgpack.decode(payload, type=list[Line])
-            }
-    return found
+    return {line["custom_id"]: sha256(msgspec.json.encode(line["body"])).hexdigest() for line in lines(LINES)}
 
 
 async def test_a_killed_worker_costs_only_what_it_had_in_the_air(tmp_path: Path) -> None:
     """SIGKILL: every line ends with one result, none that was recorded runs again, all are back within 15 s."""
     async with scene(tmp_path, OPTIONS) as at:
         batch = await at.producer.submit(lines(LINES))
-        bodies = await digests(at, batch.id)
         await when_done(batch, LINES // 4)
         killed = time.time()
         os.kill(at.fleet.pids[0], signal.SIGKILL)
@@ -60,8 +49,11 @@ async def test_a_killed_worker_costs_only_what_it_had_in_the_air(tmp_path: Path)
     assert (status.state, status.succeeded, status.pending) == (BatchState.COMPLETED, LINES, 0)
     twice = {body for body, made in calls.items() if len(made) > 1}
     assert twice, "the kill came too late to show anything"
+    bodies = digests()
+    assert set(calls) == set(bodies.values())
+    assert not twice & {bodies[custom_id] for custom_id in safe}, "a recorded line ran again"
+    assert min(calls[body][0].t for body in twice) > killed - 1, "a line ran again that was over long before the kill"
     assert len(twice) < 2 * at.settings.worker.concurrency
-    assert not twice & {bodies[custom_id] for custom_id in safe if custom_id in bodies}
     assert max(calls[body][-1].t for body in twice) - killed < 15
 
 
@@ -70,9 +62,11 @@ async def test_a_drained_worker_sends_nothing_twice_and_loses_nothing(tmp_path: 
     async with scene(tmp_path, OPTIONS) as at:
         batch = await at.producer.submit(lines(LINES))
         await when_done(batch, LINES // 4)
-        os.kill(at.fleet.pids[0], signal.SIGTERM)
+        worker = at.fleet._workers[0]
+        worker.terminate()
         results = await gather(batch)
         calls = await at.calls()
+        assert await worker.wait() == 0
 
     assert len(results) == LINES
     assert [body for body, made in calls.items() if len(made) > 1] == []

@@ -44,17 +44,25 @@ async def test_backoff_has_full_jitter_under_a_growing_ceiling_and_honours_retry
     run: LineRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    first = judge(run, failure(Retry.BACKOFF), RETRY)
-    second = judge(run, failure(Retry.BACKOFF, retry_after=9.0), RETRY)
-    assert (first, second) == (TryAgain(1.0), TryAgain(9.0 + 2.0))
+    plain, told = failure(Retry.BACKOFF), failure(Retry.BACKOFF, retry_after=9.0)
+    assert judge(run, plain, RETRY) == TryAgain(plain, 1.0)
+    assert judge(run, told, RETRY) == TryAgain(told, 9.0 + 2.0)
     assert isinstance(judge(run, failure(Retry.BACKOFF), RETRY), Settled)
 
 
 async def test_backoff_is_capped(run: LineRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     many = RetrySettings(max_attempts=50, first_delay=1.0, max_delay=4.0)
-    delays = [judge(run, failure(Retry.BACKOFF), many) for _ in range(40)]
-    assert delays[-1] == TryAgain(4.0)
+    verdicts = [judge(run, failure(Retry.BACKOFF), many) for _ in range(40)]
+    assert verdicts[-1] == TryAgain(failure(Retry.BACKOFF), 4.0)
+
+
+@pytest.mark.parametrize("retry", [Retry.BACKOFF, Retry.LATER, Retry.ACCOUNT])
+async def test_an_absurd_wait_is_cut(run: LineRun, retry: Retry) -> None:
+    verdict = judge(run, failure(retry, retry_after=1e300), RETRY)
+    assert isinstance(verdict, TryAgain | RestScope)
+    assert verdict.delay is not None
+    assert verdict.delay <= RETRY.max_limited_wait + RETRY.max_delay
 
 
 async def test_a_limit_is_news_once_however_often_it_is_told(run: LineRun) -> None:

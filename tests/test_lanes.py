@@ -25,7 +25,7 @@ from .store_helpers import (
 
 
 async def renew(redis: Redis, *held: Claim) -> Renewal:
-    return await lanes.renew(redis, UPSTREAM, MODEL, list(held), lease=LEASE)
+    return (await lanes.renew(redis, UPSTREAM, {MODEL: list(held)}, lease=LEASE))[MODEL]
 
 
 async def lease_left(redis: Redis, reference: str) -> float:
@@ -234,3 +234,40 @@ async def test_a_server_that_forgot_the_scripts_learns_them_again(redis: Redis) 
 def test_a_script_is_known_by_its_content() -> None:
     assert Script("claim").sha != Script("finish").sha
     assert len(Script("claim").sha) == 40
+
+
+async def test_a_shard_whose_lease_is_over_may_be_taken_without_any_worker(redis: Redis) -> None:
+    """As a cancel does after the only worker was killed; the sleeper's run id is worth nothing then."""
+    await batch_of(redis, 1)
+    (held,) = await claim(redis)
+    assert await lanes.take(redis, UPSTREAM, MODEL, held.reference, "cancel", lease=LEASE) is None
+    await end_leases(redis, held.reference)
+    taken = await lanes.take(redis, UPSTREAM, MODEL, held.reference, "cancel", lease=LEASE)
+    assert taken is not None
+    assert not await lanes.finish(redis, held, Ending.DONE)
+    assert await lanes.finish(redis, taken, Ending.GIVE_BACK)
+    await claim(redis)
+
+
+async def test_a_clock_that_is_set_back_stops_nothing_for_long(redis: Redis) -> None:
+    """Leases, the pulse and places in the lane were written an hour ahead of what the clock says now."""
+    await batch_of(redis, 1, 1)
+    (first,) = await claim(redis, room=1)
+    hour = 3_600_000
+    await redis.execute_command("ZINCRBY", keys.leases(UPSTREAM, MODEL), hour, first.reference)
+    await redis.execute_command("HINCRBY", keys.pulse(UPSTREAM), "beat", hour + 2_000_000_000_000)
+    await redis.execute_command("HINCRBY", keys.pulse(UPSTREAM), "grace", hour + 2_000_000_000_000)
+    await renew(redis)
+    assert 0 < await lease_left(redis, first.reference) <= LEASE
+    assert await redis.execute_command("HGET", keys.pulse(UPSTREAM), "grace") < b"2000000000000"
+    (second,) = await claim(redis, room=1)
+    score = float(second.score)
+    assert 0 < score < 1e12, "a place lies decades in the past, so no clock makes it wait"
+
+
+async def test_one_beat_renews_all_lanes(redis: Redis) -> None:
+    await batch_of(redis, 1)
+    (held,) = await claim(redis)
+    await Script("renew")(redis, ["a", "b", "c", keys.pulse(UPSTREAM)], [1000])
+    renewals = await lanes.renew(redis, UPSTREAM, {MODEL: [held], "another/model": []}, lease=LEASE)
+    assert renewals == {MODEL: Renewal((), ()), "another/model": Renewal((), ())}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from batchmill.openrouter.outcomes import Retry, Scope
+from batchmill.openrouter.outcomes import Failure, Retry, Scope
 from batchmill.workers import pacing
-from batchmill.workers.pacing import Pacing, Share
+from batchmill.workers.pacing import Pacing, Rested, Share
 
 from .workers_helpers import failure
 
@@ -31,7 +31,7 @@ LIMITED = failure(Retry.LATER, status=429)
 
 def test_a_rest_ends_when_it_was_said_to(clock: Clock) -> None:
     pace = Pacing()
-    assert pace.refuse("a/b", LIMITED, 5.0) == ("a/b", 5.0)
+    assert pace.refuse("a/b", LIMITED, 5.0) == Rested("a/b", 5.0, begun=True)
     clock.now += 4.9
     assert pace.rests("a/b") == pytest.approx(0.1)
     clock.now += 0.2
@@ -39,18 +39,26 @@ def test_a_rest_ends_when_it_was_said_to(clock: Clock) -> None:
     assert pace.rests("c/d") == 0.0
 
 
-def test_refusals_of_one_volley_are_one_rest(clock: Clock) -> None:
+@pytest.mark.parametrize("told", [None, 5.0])
+def test_refusals_of_one_volley_are_one_rest(clock: Clock, told: float | None) -> None:
+    """Told how long or not, and over the time that a volley takes to come back."""
     pace = Pacing()
-    assert pace.refuse("a/b", LIMITED, None) == ("a/b", 1.0)
-    assert [pace.refuse("a/b", LIMITED, None) for _ in range(99)] == [None] * 99
-    assert pace.rests("a/b") == 1.0
+    first = pace.refuse("a/b", LIMITED, told)
+    assert first is not None
+    news = []
+    for _ in range(99):
+        clock.now += 0.001
+        news.append(pace.refuse("a/b", LIMITED, told))
+    assert news == [None] * 99
+    assert pace.rests("a/b") <= (told or 1.0)
 
 
 def test_a_longer_word_from_the_upstream_counts_even_in_a_rest(clock: Clock) -> None:
     pace = Pacing()
     pace.refuse("a/b", LIMITED, 1.0)
-    assert pace.refuse("a/b", LIMITED, 30.0) == ("a/b", 30.0)
+    assert pace.refuse("a/b", LIMITED, 30.0) == Rested("a/b", 30.0, begun=False)
     assert pace.refuse("a/b", LIMITED, 2.0) is None
+    assert pace.rests("a/b") == 30.0
 
 
 def test_untold_rests_grow_and_a_success_forgets_them(clock: Clock) -> None:
@@ -59,11 +67,19 @@ def test_untold_rests_grow_and_a_success_forgets_them(clock: Clock) -> None:
     for _ in range(8):
         rested = pace.refuse("a/b", LIMITED, None)
         assert rested is not None
-        seen.append(rested[1])
-        clock.now += rested[1] + 1
+        seen.append(rested.seconds)
+        clock.now += rested.seconds + 1
     assert seen == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     pace.succeeded("a/b")
-    assert pace.refuse("a/b", LIMITED, None) == ("a/b", 1.0)
+    assert pace.refuse("a/b", LIMITED, None) == Rested("a/b", 1.0, begun=True)
+
+
+@pytest.mark.parametrize("refusal", [LIMITED, failure(Retry.ACCOUNT, status=402)])
+def test_what_still_lands_does_not_end_a_rest(clock: Clock, refusal: Failure) -> None:
+    pace = Pacing()
+    pace.refuse("a/b", refusal, 30.0)
+    pace.succeeded("a/b")
+    assert pace.rests("a/b") == 30.0
 
 
 @pytest.mark.parametrize(
@@ -75,9 +91,9 @@ def test_untold_rests_grow_and_a_success_forgets_them(clock: Clock) -> None:
         (failure(Retry.ACCOUNT, scope=Scope.ACCOUNT), {"a/b:free", "c/d:free", "c/d"}, set()),
     ],
 )
-def test_a_refusal_rests_exactly_its_scope(told: object, rests: set[str], free: set[str], clock: Clock) -> None:
+def test_a_refusal_rests_exactly_its_scope(told: Failure, rests: set[str], free: set[str], clock: Clock) -> None:
     pace = Pacing()
-    pace.refuse("a/b:free", told, 10.0)  # type: ignore[arg-type]  # parametrize knows no types
+    pace.refuse("a/b:free", told, 10.0)
     assert {model for model in rests | free if pace.rests(model)} == rests
 
 

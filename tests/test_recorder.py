@@ -149,7 +149,7 @@ async def test_a_flush_that_hangs_stops_the_dispatcher_before_it_fails(
 
 
 async def test_a_large_backlog_goes_out_in_several_flushes(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_RESULTS", 2)
+    monkeypatch.setattr(module, "_MOST_RESULTS", 2)
     batch_id = await release(redis, LINES)
     shard = shard_of(batch_id)
     async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
@@ -170,3 +170,37 @@ async def test_results_of_a_batch_that_is_gone_are_let_go_loudly(
         recorder.put(shard, result(0))
         await recorder.drained()
     assert "batch.gone" in capsys.readouterr().out
+
+
+async def test_a_result_that_can_not_be_written_fails_alone(redis: Redis) -> None:
+    batch_id = await release(redis, LINES)
+    shard = shard_of(batch_id)
+    unwritable = Result(index=1, custom_id="line-1", model="a/b", state=LineState.SUCCEEDED, error_message="\ud800")
+    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+        for each in (result(0), unwritable, result(2)):
+            recorder.sent(batch_id)
+            recorder.put(shard, each)
+        await recorder.drained()
+    found = {entry.result.index: entry.result for entry in await records.read(redis, batch_id) if entry.result}
+    assert {index: each.state for index, each in found.items()} == {
+        0: LineState.SUCCEEDED,
+        1: LineState.FAILED,
+        2: LineState.SUCCEEDED,
+    }
+    assert found[1].error_code == "internal_error"
+
+
+async def test_a_flush_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 1000)
+    batch_id = await release(redis, LINES)
+    shard = shard_of(batch_id)
+    large = [
+        Result(index=index, custom_id="", model="a/b", state=LineState.SUCCEEDED, response=b"x" * 900)
+        for index in range(6)
+    ]
+    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+        for each in large:
+            recorder.put(shard, each, was_sent=False)
+        assert recorder.unrecorded == 6
+        await recorder.drained()
+        assert (recorder.flushes, recorder.unrecorded) == (6, 0)

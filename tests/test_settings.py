@@ -9,7 +9,7 @@ import pytest
 
 from batchmill.config.errors import ConfigError
 from batchmill.config.settings import OPENROUTER_URL, Secret, Settings, load, normalized_url
-from batchmill.workers.fleet import pack_settings, unpack_settings
+from batchmill.workers.fleet import pack_handover, unpack_handover
 
 KEY = "sk-or-v1-do-not-show"
 
@@ -266,9 +266,9 @@ def test_secrets_are_equal_when_they_are() -> None:
 
 
 def test_settings_can_be_handed_to_a_worker(secretive: Settings) -> None:
-    settings, url = unpack_settings(pack_settings(secretive, "redis://host"))
+    settings, handover = unpack_handover(pack_handover(secretive, "redis://host", embedded=True))
     assert settings == secretive
-    assert url == "redis://host"
+    assert (handover.redis_url, handover.embedded) == ("redis://host", True)
 
 
 def test_settings_do_not_change(secretive: Settings) -> None:

@@ -19,9 +19,12 @@ from batchmill.workers.recorder import Recorder
 
 log = structlog.get_logger()
 
+_SAID = 2.0  # seconds that a reason stands longer than the wait, until the next one
+_MOST_BYTES = 256 << 20  # of lines here; a shard more is taken only by a lane that has none
+
 Send = Callable[[bytes], Awaitable[Outcome]]
 Blocked = Callable[[str, str, float], None]
-"""Told when a scope begins to rest: scope, reason, seconds."""
+"""Told why lines of a scope wait: scope, reason, seconds."""
 
 
 class Lane:
@@ -49,7 +52,8 @@ class Dispatcher:
         self._on_blocked = on_blocked
         self._pacing = Pacing()
         self._lanes: dict[str, Lane] = {}
-        self._ready = 0  # lines of all lanes that could go now
+        self._ready = 0  # lines of all lanes that wait for a place
+        self._bytes = 0  # of the lines of all shards here
         self._tasks: set[asyncio.Task[None]] = set()
         self._shards: set[ShardRun] = set()
         self.concurrency = concurrency
@@ -67,6 +71,8 @@ class Dispatcher:
         here = self.in_air + self._ready
         if lane is None:
             return max(1, wanted - here)  # another lane's backlog must not keep a model out
+        if self._bytes > _MOST_BYTES:
+            return 0
         own = len(lane.ready) + lane.in_air + len(lane.waiting)
         if not lane.ready and own < wanted:
             return max(1, wanted - here)
@@ -75,7 +81,9 @@ class Dispatcher:
     def add(self, shard: ShardRun) -> None:
         """Take a shard's lines over; `shard.ended` tells how it went."""
         self._shards.add(shard)
-        shard.ended.add_done_callback(lambda _: self._shards.discard(shard))
+        size = sum(len(run.line.body) for run in shard.open_lines.values())
+        self._bytes += size
+        shard.ended.add_done_callback(lambda _: self._let_go(shard, size))
         lane = self._lanes.setdefault(shard.claim.model, Lane(shard.claim.model, self.concurrency))
         lane.ready.extend(shard.open_lines.values())
         self._ready += len(shard.open_lines)
@@ -132,6 +140,10 @@ class Dispatcher:
         """Return the shards that have not ended."""
         return list(self._shards)
 
+    def _let_go(self, shard: ShardRun, size: int) -> None:
+        self._shards.discard(shard)
+        self._bytes -= size
+
     def _stop(self, shard: ShardRun) -> None:
         shard.stopping = True
         self._withdraw(shard)
@@ -175,10 +187,14 @@ class Dispatcher:
         try:
             outcome = await self._send(run.line.body)
         except asyncio.CancelledError:
+            journey.abandoned(run)
             self._land(run, lane)
             self._recorder.back(run.shard.claim.batch_id)
             run.shard.end_if_over()
             return
+        except Exception as error:
+            log.exception("send.broke", shard=run.shard.claim.reference, line=run.line.index)
+            outcome = journey.broken(error)
         self._land(run, lane)
         self._follow(run, lane, outcome)
         self.pump()
@@ -195,36 +211,57 @@ class Dispatcher:
         match journey.judge(run, outcome, self._retry):
             case journey.Settled(result):
                 self._recorder.put(run.shard, result)
-            case journey.TryAgain(delay):
+            case journey.TryAgain(failure, delay):
                 self._recorder.back(run.shard.claim.batch_id)
                 self._wait(run, lane, delay)
+                if lane.waiting and not lane.ready and not lane.in_air:
+                    self._on_blocked(lane.model, f"{lane.model} fails ({failure.code}), trying again", delay + _SAID)
             case journey.RestScope(failure, delay):
                 self._recorder.back(run.shard.claim.batch_id)
                 self._rest(lane, failure, delay)
-                self._wait(run, lane, self._pacing.rests(lane.model))
+                self._wait(run, lane, 0.0)
 
     def _rest(self, lane: Lane, failure: Failure, delay: float | None) -> None:
         rested = self._pacing.refuse(lane.model, failure, delay)
         if rested is None:
             return
+        self._on_blocked(rested.scope, _reason(rested.scope, failure), rested.seconds)
+        if not rested.begun:
+            return
         if failure.retry is Retry.LATER:
             lane.share.cut(lane.in_air)
-        scope, seconds = rested
-        log.warning("scope.rests", scope=scope, seconds=round(seconds, 1), code=failure.code, status=failure.status)
-        self._on_blocked(scope, failure.message, seconds)
-        asyncio.get_running_loop().call_later(seconds + 0.001, self.pump)
+        seconds = round(rested.seconds, 1)
+        log.warning("scope.rests", scope=rested.scope, seconds=seconds, code=failure.code, status=failure.status)
+        asyncio.get_running_loop().call_later(rested.seconds, self._rest_over, lane.model)
+
+    def _rest_over(self, model: str) -> None:
+        """Go on, unless the rest has grown since, or the timer was early (uvloop's are, by up to a millisecond)."""
+        left = self._pacing.rests(model)
+        if left > 0:
+            asyncio.get_running_loop().call_later(left + 0.001, self._rest_over, model)
+        else:
+            self.pump()
 
     def _wait(self, run: LineRun, lane: Lane, delay: float) -> None:
+        """Have a line sent again after a delay; with none, as soon as its lane may."""
         shard = run.shard
         if shard.cancelled:
             self._recorder.put(shard, journey.cancelled(run), was_sent=False)
         elif shard.stopping:
             shard.end_if_over()
-        else:
+        elif delay:
             lane.waiting[run] = asyncio.get_running_loop().call_later(delay, self._ready_again, run, lane)
+        else:
+            lane.ready.appendleft(run)
+            self._ready += 1
 
     def _ready_again(self, run: LineRun, lane: Lane) -> None:
         del lane.waiting[run]
         lane.ready.appendleft(run)
         self._ready += 1
         self.pump()
+
+
+def _reason(scope: str, failure: Failure) -> str:
+    what = "the upstream refuses the account" if failure.retry is Retry.ACCOUNT else f"limit of {scope}"
+    return f"{what}: {failure.message}"

@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from types import TracebackType
 from typing import IO, Self
@@ -18,6 +19,7 @@ import structlog
 from batchmill.config.errors import BatchmillError
 from batchmill.config.settings import Secret, Settings
 from batchmill.store.embedded import EmbeddedServer
+from batchmill.store.errors import StoreError
 
 log = structlog.get_logger()
 
@@ -33,21 +35,23 @@ class Handover(msgspec.Struct):
     settings: bytes
     api_key: str | None
     redis_url: str
+    embedded: bool  # whether the server is that of the data folder: then the worker is one of its users
+    supervisor: int  # our process id
 
 
-def pack_settings(settings: Settings, redis_url: str) -> bytes:
+def pack_handover(settings: Settings, redis_url: str, *, embedded: bool) -> bytes:
     """Return what goes to a worker's standard input."""
     key = settings.api_key.reveal() if settings.api_key else None
-    bare = msgspec.structs.replace(settings, api_key=None)
-    return msgspec.msgpack.encode(Handover(msgspec.msgpack.encode(bare, enc_hook=str), key, redis_url))
+    bare = msgspec.msgpack.encode(msgspec.structs.replace(settings, api_key=None), enc_hook=str)
+    return msgspec.msgpack.encode(Handover(bare, key, redis_url, embedded, os.getpid()))
 
 
-def unpack_settings(data: bytes) -> tuple[Settings, str]:
-    """Read what `pack_settings` wrote: the settings and the Redis URL."""
+def unpack_handover(data: bytes) -> tuple[Settings, Handover]:
+    """Read what `pack_handover` wrote; the settings come with the key."""
     handover = msgspec.msgpack.decode(data, type=Handover)
     settings = msgspec.msgpack.decode(handover.settings, type=Settings, dec_hook=lambda kind, value: kind(value))
     key = Secret(handover.api_key) if handover.api_key else None
-    return msgspec.structs.replace(settings, api_key=key), handover.redis_url
+    return msgspec.structs.replace(settings, api_key=key), handover
 
 
 class FleetError(BatchmillError):
@@ -65,12 +69,10 @@ class Fleet:
     ) -> None:
         self._settings = settings
         self._logs = logs
-        self._handover = pack_settings(settings, redis_url)
+        self._handover = pack_handover(settings, redis_url, embedded=server is not None)
         self._server = server
         self._workers: list[Process] = []
-        self._deaths = 0
         self._watch: asyncio.Task[None] | None = None
-        self._stopping = False
 
     async def __aenter__(self) -> Self:
         try:
@@ -94,16 +96,17 @@ class Fleet:
 
     async def wait(self) -> None:
         """Wait until the workers have been stopped. Raises FleetError when they can't even start."""
-        if self._watch is not None:
-            await asyncio.wait([self._watch])
-            if not self._watch.cancelled():
-                self._watch.result()
+        if self._watch is None:
+            return
+        await asyncio.wait([self._watch])
+        if not self._watch.cancelled() and (failed := self._watch.exception()):
+            raise failed.exceptions[0] if isinstance(failed, ExceptionGroup) else failed
 
     async def stop(self) -> None:
         """Drain all workers and wait for them."""
-        self._stopping = True
         if self._watch is not None:
             self._watch.cancel()
+            await asyncio.wait([self._watch])
         self.signal(signal.SIGTERM)
         await asyncio.gather(*(worker.wait() for worker in self._workers))
 
@@ -130,23 +133,34 @@ class Fleet:
 
     async def _look_after(self) -> None:
         """Start dead workers again, and the embedded server when somebody killed it."""
-        born = [asyncio.get_running_loop().time()] * len(self._workers)
+        parts = [self._look_after_worker(number) for number in range(len(self._workers))]
+        if self._server is not None:
+            parts.append(self._look_after_server(self._server))
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+
+    async def _look_after_server(self, server: EmbeddedServer) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            if self._server is not None:
-                await asyncio.to_thread(self._server.ensure_running)
-            for number, worker in enumerate(self._workers):
-                if worker.returncode is None or self._stopping:
-                    continue
-                now = asyncio.get_running_loop().time()
-                self._deaths = self._deaths + 1 if now - born[number] < _QUICK_DEATH else 0
-                pause = _RESTART_PAUSES[min(self._deaths, len(_RESTART_PAUSES) - 1)]
-                if self._deaths >= _HOPELESS:
-                    raise FleetError(f"workers exit with code {worker.returncode} as they start; see their log")
-                log.error("worker.died", pid=worker.pid, code=worker.returncode, again_in=pause)
-                await asyncio.sleep(pause)
-                self._workers[number] = await self._start()
-                born[number] = asyncio.get_running_loop().time()
+            try:
+                await asyncio.to_thread(server.ensure_running)
+            except StoreError as error:  # workers wait; the next look may find the disk free again
+                log.error("server.is_away", error=str(error))
+
+    async def _look_after_worker(self, number: int) -> None:
+        deaths = 0
+        while True:
+            born = time.monotonic()
+            worker = self._workers[number]
+            code = await worker.wait()
+            deaths = deaths + 1 if time.monotonic() - born < _QUICK_DEATH else 0
+            if deaths >= _HOPELESS:
+                raise FleetError(f"workers exit with code {code} as they start; see their log")
+            pause = _RESTART_PAUSES[min(deaths, len(_RESTART_PAUSES) - 1)]
+            log.error("worker.died", pid=worker.pid, code=code, again_in=pause)
+            await asyncio.sleep(pause)
+            self._workers[number] = await self._start()
 
 
 def _environment() -> dict[str, str]:

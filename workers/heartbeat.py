@@ -1,6 +1,6 @@
 """A process's sign of life: leases renewed, silent workers' shards taken back, cancelled batches noticed.
 
-One beat is a round trip for the leases of each lane and one for the rest.
+A beat is a round trip for the leases of all lanes, and one or two for each of its other duties.
 """
 
 import asyncio
@@ -43,8 +43,9 @@ class Heartbeat:
     async def beat(self) -> None:
         """Say that we live, renew, and look for what the other workers or people did."""
         await self._announce()
-        for model, held in self._watch.held().items():
-            renewal = await lanes.renew(self._redis, self._upstream, model, held, lease=self._settings.worker.lease)
+        lease = self._settings.worker.lease
+        renewals = await lanes.renew(self._redis, self._upstream, self._watch.held(), lease=lease)
+        for model, renewal in renewals.items():
             for reference in renewal.lost:
                 self._lost(model, reference)
             if renewal.recovered:

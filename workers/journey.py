@@ -14,7 +14,7 @@ import time
 import msgspec
 
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.outcomes import Answer, Failure, Outcome, Retry
+from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry
 from batchmill.store.model import Attempt, LineState, Result, cancelled_line
 from batchmill.workers.line import LineRun
 
@@ -30,6 +30,7 @@ class Settled(msgspec.Struct, frozen=True):
 class TryAgain(msgspec.Struct, frozen=True):
     """Send the line again in `delay` seconds."""
 
+    failure: Failure
     delay: float
 
 
@@ -55,12 +56,28 @@ def judge(run: LineRun, outcome: Outcome, retry: RetrySettings) -> Verdict:
             return _later(run, outcome, retry)
         case Retry.ACCOUNT:
             run.attempts.pop()  # says nothing about the line
-            return RestScope(outcome, outcome.retry_after or _ACCOUNT_REST)
+            return RestScope(outcome, _told(outcome, retry) or _ACCOUNT_REST)
         case Retry.BACKOFF:
             run.failures += 1
             if run.failures >= retry.max_attempts:
                 return Settled(_failed(run, outcome))
-            return TryAgain(_backoff(run.failures, outcome.retry_after, retry))
+            return TryAgain(outcome, _backoff(run.failures, _told(outcome, retry), retry))
+
+
+def broken(error: Exception) -> Failure:
+    """Return what a call counts as whose handling raised: a defect of ours, which must cost an attempt and no more."""
+    return Failure(
+        code="internal_error",
+        message=f"batchmill could not handle the answer ({type(error).__name__}); please report it",
+        retry=Retry.BACKOFF,
+        fault=Fault.PROVIDER,
+        billed=Billed.MAYBE,
+    )
+
+
+def abandoned(run: LineRun) -> None:
+    """Keep with the line that a call was given up: it may have been billed."""
+    run.attempts.append(Attempt("abandoned", None, 0, billed=Billed.MAYBE.value))
 
 
 def cancelled(run: LineRun) -> Result:
@@ -79,7 +96,12 @@ def _later(run: LineRun, failure: Failure, retry: RetrySettings) -> Verdict:
     last = run.attempts.pop()
     if not run.attempts or run.attempts[-1].outcome != last.outcome:
         run.attempts.append(last)  # a thousand refusals in a row are one piece of news
-    return RestScope(failure, failure.retry_after)
+    return RestScope(failure, _told(failure, retry))
+
+
+def _told(failure: Failure, retry: RetrySettings) -> float | None:
+    """Return the wait that the upstream asked for; it may ask for years."""
+    return None if failure.retry_after is None else min(failure.retry_after, retry.max_limited_wait)
 
 
 def _backoff(failures: int, retry_after: float | None, retry: RetrySettings) -> float:

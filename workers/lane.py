@@ -8,6 +8,7 @@ Differences from a stock `arq.Worker`, each for a reason that `docs/architecture
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,7 @@ class LaneWorker(Worker):
         self._dry = False  # the last poll found nothing
         self._pause = settings.poll
         self.claiming = False
+        self.closing = False  # the process ends; leases say what it can't say any more
         self.held: dict[str, Claim] = {}
         self.running: dict[str, ShardRun] = {}
         self._dispatcher = dispatcher
@@ -105,10 +107,12 @@ class LaneWorker(Worker):
             self.claiming = False
         self._dry = not claims
         for claim in claims:
-            if claim.reference in self.held:  # we slept through a lease, and what we began then is not over yet
-                await lanes.finish(self.pool, claim, Ending.GIVE_BACK, delay=_FAULT_DELAY)
-                continue
+            begun = claim.reference in self.held
             self.held[claim.reference] = claim
+            if begun:  # we slept through a lease, and what we began then is not over yet: it goes on under the new one
+                if claim.reference in self.running:
+                    self.running[claim.reference].claim = claim
+                continue
             task = asyncio.create_task(self.run_job(claim.reference, int(float(claim.score))))
             self.tasks[claim.reference] = task
             task.add_done_callback(partial(self._ran, claim.reference))
@@ -121,28 +125,42 @@ class LaneWorker(Worker):
 
     async def _run_shard(self, _ctx: dict[str, Any], reference: str, first: int, last: int) -> None:
         """arq's job: see one shard through. How it ended decides what `finish_job` does."""
-        claim = self.held[reference]
         work = await outlive(lambda: batches.load(self.pool, reference, first, last))
+        if work is None:
+            log.error("shard.gone", shard=reference)  # its batch has expired, or somebody removed keys
         if work is None or not work.lines:
             self._endings[reference] = Ending.DONE
             return
-        shard = ShardRun(claim, work.lines, cancelled=work.cancelled)
+        shard = ShardRun(self.held[reference], work.lines, cancelled=work.cancelled, tried=work.tried)
         self.running[reference] = shard
         try:
             self._dispatcher.add(shard)
-            self._endings[reference] = await shard.ended
+            ending = await shard.ended
         finally:
             del self.running[reference]
+        tried = shard.tried()
+        if ending is Ending.GIVE_BACK and tried:
+            await self._while_open(lambda: batches.keep_tried(self.pool, shard.claim.batch_id, tried))
+        self._endings[reference] = ending
 
     async def finish_job(self, job_id: str, *_args: Any, **_kwargs: Any) -> None:
         """End the run in Redis, if it is still ours. arq calls this after a job, however it went."""
         claim = self.held[job_id]
         ending = self._endings.pop(job_id, None)
         if ending is None:
-            await outlive(lambda: lanes.finish(self.pool, claim, Ending.GIVE_BACK, delay=_FAULT_DELAY))
+            await self._while_open(lambda: lanes.finish(self.pool, claim, Ending.GIVE_BACK, delay=_FAULT_DELAY))
         else:
-            await outlive(lambda: lanes.finish(self.pool, claim, ending))
+            await self._while_open(lambda: lanes.finish(self.pool, claim, ending))
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002 - arq's signature
         """Let go of a job that arq could not read; maintenance makes it anew from the batch."""
-        await outlive(lambda: lanes.finish(self.pool, self.held[job_id], Ending.LET_GO))
+        await self._while_open(lambda: lanes.finish(self.pool, self.held[job_id], Ending.LET_GO))
+
+    async def _while_open(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Outlive outages with a step of a run's end, but not the process's own end: arq shields these steps."""
+
+        async def attempt() -> None:
+            if not self.closing:
+                await step()
+
+        await outlive(attempt)

@@ -1,10 +1,10 @@
 """One line on its way, and the shard run that it belongs to: plain state, no I/O."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from batchmill.store.lanes import Claim, Ending
-from batchmill.store.model import Attempt, Line
+from batchmill.store.model import Attempt, Line, Tried
 
 
 class LineRun:
@@ -12,11 +12,11 @@ class LineRun:
 
     __slots__ = ("attempts", "failures", "limited_since", "line", "shard")
 
-    def __init__(self, line: Line, shard: "ShardRun") -> None:
+    def __init__(self, line: Line, shard: "ShardRun", before: Tried | None = None) -> None:
         self.line = line
         self.shard = shard
-        self.attempts: list[Attempt] = []
-        self.failures = 0  # attempts that count; being told to wait does not
+        self.attempts: list[Attempt] = list(before.attempts) if before else []
+        self.failures = before.failures if before else 0  # attempts that count; being told to wait does not
         self.limited_since: float | None = None
 
 
@@ -25,14 +25,22 @@ class ShardRun:
 
     __slots__ = ("cancelled", "claim", "ended", "in_air", "open_lines", "stopping", "unrecorded")
 
-    def __init__(self, claim: Claim, lines: Iterable[Line], *, cancelled: bool = False) -> None:
+    def __init__(
+        self, claim: Claim, lines: Iterable[Line], *, cancelled: bool = False, tried: Mapping[int, Tried] | None = None
+    ) -> None:
         self.claim = claim
         self.cancelled = cancelled
         self.stopping = False  # drain, or the lease is lost: begin nothing more
-        self.open_lines = {line.index: LineRun(line, self) for line in lines}
+        before = tried or {}
+        self.open_lines = {line.index: LineRun(line, self, before.get(line.index)) for line in lines}
         self.in_air = 0
         self.unrecorded = 0
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def tried(self) -> dict[int, Tried]:
+        """Return what was tried of the lines that have no result, for the run that comes after this one."""
+        runs = [run for run in self.open_lines.values() if run.attempts]
+        return {run.line.index: Tried(tuple(run.attempts), run.failures) for run in runs}
 
     def recorded(self, index: int) -> None:
         """Note that a line's result is in Redis."""

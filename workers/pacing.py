@@ -6,50 +6,68 @@ The model's share in the air is cut once a rest and grows again with what succee
 
 import time
 
+import msgspec
+
 from batchmill.openrouter.outcomes import Failure, Retry, Scope
 
 _CUT = 0.7
 _FIRST_REST = 1.0  # seconds, when the upstream does not say how long
 _LONGEST_REST = 60.0
+_WORTH_TELLING = 1.0  # seconds by which a rest grew
 _FREE = ":free"
 
 
-class Rest:
-    """Why and until when (monotonic seconds) nothing of a scope is sent."""
+class Rested(msgspec.Struct, frozen=True):
+    """A rest that has begun, or that has grown by so much that it is news. `seconds` from now."""
 
-    __slots__ = ("reason", "streak", "until")
+    scope: str
+    seconds: float
+    begun: bool
+
+
+class _Rest:
+    """Until when (monotonic seconds) nothing of a scope is sent, and how often in a row that was so."""
+
+    __slots__ = ("streak", "until")
 
     def __init__(self) -> None:
         self.until = 0.0
         self.streak = 0
-        self.reason = ""
 
 
 class Pacing:
     """The rests of one process. A scope is a model id, `:free`, `account` or `refused`."""
 
     def __init__(self) -> None:
-        self._rests: dict[str, Rest] = {}
+        self._rests: dict[str, _Rest] = {}
 
-    def refuse(self, model: str, failure: Failure, delay: float | None) -> tuple[str, float] | None:
-        """Rest what the failure covers; return the scope and the seconds, or None when it rests already."""
+    def refuse(self, model: str, failure: Failure, delay: float | None) -> Rested | None:
+        """Rest what the failure covers, for `delay` seconds if the upstream said so; None when that is no news.
+
+        The refusals of one volley are one rest: they may lengthen it, but they don't begin another.
+        """
         scope = scope_of(model, failure)
-        rest = self._rests.setdefault(scope, Rest())
+        rest = self._rests.setdefault(scope, _Rest())
         now = time.monotonic()
-        if rest.until > now and (delay is None or rest.until >= now + delay):
-            return None
+        if rest.until > now:
+            grown = 0.0 if delay is None else now + delay - rest.until
+            rest.until += max(0.0, grown)
+            return Rested(scope, rest.until - now, begun=False) if grown > _WORTH_TELLING else None
         if delay is None:
             delay = min(_LONGEST_REST, _FIRST_REST * 2.0**rest.streak)
         rest.streak += 1
         rest.until = now + delay
-        rest.reason = failure.message
-        return scope, delay
+        return Rested(scope, delay, begun=True)
 
     def succeeded(self, model: str) -> None:
-        """Forget how often the model refused in a row."""
-        if self._rests:
-            for scope in scopes_over(model):
-                self._rests.pop(scope, None)
+        """Forget how often the model refused in a row; a rest that runs goes on."""
+        if not self._rests:
+            return
+        now = time.monotonic()
+        for scope in scopes_over(model):
+            rest = self._rests.get(scope)
+            if rest is not None and rest.until <= now:
+                del self._rests[scope]
 
     def rests(self, model: str) -> float:
         """Return for how many seconds nothing may be sent to the model; 0 when it may."""

@@ -3,6 +3,7 @@
 first SIGTERM/SIGINT: pull and begin nothing more, let what is in the air finish (`grace`), record, give shards
                       back, exit 0
 second:               give up what is in the air, record what came, exit 0
+Redis away meanwhile: leave after `grace` and a lease all the same; the leases say the rest
 """
 
 import asyncio
@@ -11,8 +12,6 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
-from typing import Any
 
 import structlog
 
@@ -20,24 +19,38 @@ from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
 from batchmill.store import batches
 from batchmill.store.connection import connect, outlive
+from batchmill.store.embedded import EmbeddedServer
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.heartbeat import Heartbeat
 from batchmill.workers.maintenance import Maintenance
 from batchmill.workers.recorder import Recorder
+from batchmill.workers.tasks import end
 from batchmill.workers.watch import LaneWatch
 
 log = structlog.get_logger()
 
 _DAY = 86_400
 _ORPHAN_CHECK = 1.0  # seconds
-_CANCEL_AGAIN = 0.5
+_LEAVE_TIMEOUT = 1.0
 
 
 class WorkerProcess:
-    """A worker, from its first heartbeat to its last record. Raises StoreError when Redis must not be used."""
+    """A worker, from its first heartbeat to its last record.
 
-    def __init__(self, settings: Settings, redis_url: str) -> None:
+    `server` is the embedded server when it is the one in use, `supervisor` the process whose end is ours, too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        *,
+        server: EmbeddedServer | None = None,
+        supervisor: int | None = None,
+    ) -> None:
         self._settings = settings
+        self._server = server
+        self._supervisor = supervisor
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         worker = settings.worker
         self._redis = connect(redis_url, max_connections=64)
@@ -58,25 +71,28 @@ class WorkerProcess:
         self._notes: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Work until told to stop."""
+        """Work until told to stop. Raises what a part of us died of, if one did."""
         structlog.contextvars.bind_contextvars(worker=self.worker_id)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         log.info("worker.up", upstream=self._settings.upstream_name, concurrency=self._settings.worker.concurrency)
-        parts = (
-            self._recorder.run(), self._heartbeat.run(), self._watch.look(), self._watch.listen(),
-            self._maintenance.run(), self._notice_orphanhood(),
-        )  # fmt: skip
-        tasks = [asyncio.create_task(part) for part in parts]
+        parts = {
+            "recorder": self._recorder.run(),
+            "heartbeat": self._heartbeat.run(),
+            "look": self._watch.look(),
+            "listen": self._watch.listen(),
+            "maintenance": self._maintenance.run(),
+            "orphanhood": self._notice_orphanhood(),
+        }
+        tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            self._look_for_dead_parts(tasks)
             await self._drain()
         finally:
-            self._watch.stop()
-            await _end([stopping, *tasks])
-            await self._close()
+            await self._close([stopping, *tasks])
         for task in tasks:
             if not task.cancelled() and (error := task.exception()):
                 raise error
@@ -86,6 +102,13 @@ class WorkerProcess:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+
+    def _look_for_dead_parts(self, tasks: "list[asyncio.Task[None]]") -> None:
+        """A part that died can't be waited for: leave at once, and let the supervisor begin anew."""
+        for task in tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                log.error("part.died", part=task.get_name(), error=repr(error))
+                self._hurry.set()
 
     async def _drain(self) -> None:
         log.info("worker.drains", in_air=self._dispatcher.in_air)
@@ -97,7 +120,9 @@ class WorkerProcess:
             log.warning("worker.gives_up", in_air=self._dispatcher.in_air)
             self._dispatcher.abandon()
             await asyncio.wait([landing], timeout=self._settings.worker.lease)
-        await _end([hurry, landing])
+        if not landing.done():
+            log.error("worker.leaves_unrecorded", results=self._recorder.unrecorded)
+        await end([hurry, landing])
 
     async def _landed(self) -> None:
         """Wait until all is recorded and every shard is finished or given back."""
@@ -105,36 +130,30 @@ class WorkerProcess:
             await asyncio.sleep(0.01)
         await self._recorder.drained()
 
-    async def _close(self) -> None:
+    async def _close(self, tasks: "list[asyncio.Task[bool] | asyncio.Task[None]]") -> None:
+        await self._watch.close()
+        await end([*tasks, *self._notes])
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
-            await asyncio.wait_for(self._heartbeat.leave(), 1.0)
+            await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
         await self._upstream.aclose()
         await self._redis.aclose()
         log.info("worker.down")
 
     def _blocked(self, scope: str, reason: str, seconds: float) -> None:
-        words = f"{'account refused' if scope == 'refused' else f'limit of {scope}'}: {reason}"
         upstream = self._settings.upstream_name
         note = asyncio.create_task(
-            outlive(lambda: batches.say_blocked(self._redis, upstream, scope, words, seconds=seconds))
+            outlive(lambda: batches.say_blocked(self._redis, upstream, scope, reason, seconds=seconds))
         )
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
 
     async def _notice_orphanhood(self) -> None:
-        """Drain when the supervisor is gone: nobody would stop or watch us any more."""
-        parent = os.getppid()
-        while os.getppid() == parent:  # noqa: ASYNC110 - the kernel has no event for it
+        """Drain when the supervisor is gone: nobody would stop us, or look after the embedded server, any more."""
+        while self._supervisor in (None, os.getppid()):  # noqa: ASYNC110 - the kernel has no event for it
             await asyncio.sleep(_ORPHAN_CHECK)
         log.warning("worker.orphaned")
         self.stop()
-        await asyncio.Event().wait()
-
-
-async def _end(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    """Cancel tasks until they are gone: a library below may swallow a cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
+        while True:
+            if self._server is not None:
+                await asyncio.to_thread(self._server.ensure_running)
+            await asyncio.sleep(_ORPHAN_CHECK)

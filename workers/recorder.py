@@ -10,12 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from batchmill.store.connection import OUTAGE
-from batchmill.store.model import Result
+from batchmill.store.model import LineState, Result
 from batchmill.store.records import BATCH_GONE, Recording, record
 from batchmill.workers.line import ShardRun
 
@@ -24,7 +25,8 @@ PACE = 0.02
 
 _OUTAGE_PAUSE = 0.2
 _SLOW_FLUSH = 1.0  # seconds; a flush that takes longer counts as an outage until it is through
-_MAX_RESULTS = 2000  # a flush; the rest goes with the next
+_MOST_RESULTS = 2000  # a flush; the rest goes with the next
+_MOST_BYTES = 16 << 20  # a flush, about: far below what a server takes from one client (1 GB)
 
 log = structlog.get_logger()
 
@@ -39,6 +41,7 @@ class Recorder:
         self._waiting: list[tuple[ShardRun, Result]] = []
         self._in_air: dict[str, int] = defaultdict(int)  # batch id -> lines sent and not yet recorded
         self._touched: set[str] = set()
+        self._on_the_wire = 0
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -47,9 +50,9 @@ class Recorder:
         self.on_healthy: Callable[[], None] = lambda: None  # set by the dispatcher
 
     @property
-    def backlog(self) -> int:
-        """Results that are not in Redis yet."""
-        return len(self._waiting)
+    def unrecorded(self) -> int:
+        """Results that are not in Redis, as far as we know."""
+        return len(self._waiting) + self._on_the_wire
 
     def sent(self, batch_id: str) -> None:
         """Note that a line went into the air."""
@@ -93,7 +96,9 @@ class Recorder:
                 self._idle.set()
 
     async def _flush(self) -> None:
-        batch, self._waiting = self._waiting[:_MAX_RESULTS], self._waiting[_MAX_RESULTS:]
+        cut = _cut(self._waiting)
+        batch, self._waiting = self._waiting[:cut], self._waiting[cut:]
+        self._on_the_wire = len(batch)
         touched, self._touched = self._touched, set()
         if self._waiting:
             self._touch(self._waiting[0][0].claim.batch_id)
@@ -108,6 +113,7 @@ class Recorder:
             for batch_id, lines in results.items()
         ]
         await self._record(recordings)
+        self._on_the_wire = 0
         for batch_id in touched:
             if not self._in_air[batch_id]:
                 del self._in_air[batch_id]
@@ -120,9 +126,13 @@ class Recorder:
             while True:
                 try:
                     new = await record(self._redis, recordings, self._worker_id, self._retention)
-                except (*OUTAGE, RedisError) as error:  # out of memory, read-only: paid results wait for better times
+                except (*OUTAGE, RedisError) as error:  # whatever it is, paid results wait for better times
                     self._ail(type(error).__name__)
                     await asyncio.sleep(_OUTAGE_PAUSE)
+                    continue
+                except Exception:
+                    log.exception("result.unwritable")
+                    recordings = [_writable(recording) for recording in recordings]
                     continue
                 break
         finally:
@@ -138,5 +148,36 @@ class Recorder:
 
     def _ail(self, reason: str) -> None:
         if self.healthy:
-            log.warning("redis.away", reason=reason, waiting=self.backlog)
+            log.warning("redis.away", reason=reason, waiting=self.unrecorded)
         self.healthy = False
+
+
+def _cut(waiting: list[tuple[ShardRun, Result]]) -> int:
+    """Return how many results go with this flush: one at least."""
+    size = 0
+    for count, (_, result) in enumerate(waiting):
+        size += len(result.response or b"") + len(result.request or b"")
+        if count >= _MOST_RESULTS or (size > _MOST_BYTES and count):
+            return count
+    return len(waiting)
+
+
+def _writable(recording: Recording) -> Recording:
+    """Put a failure in the place of each result that can't be encoded."""
+    return msgspec.structs.replace(recording, results=tuple(_or_failure(result) for result in recording.results))
+
+
+def _or_failure(result: Result) -> Result:
+    try:
+        msgspec.msgpack.encode(result)
+    except Exception as error:  # noqa: BLE001 - that it fails is all that matters
+        return Result(
+            index=result.index,
+            custom_id=result.custom_id,
+            model=result.model,
+            state=LineState.FAILED,
+            error_code="internal_error",
+            error_message=f"batchmill could not keep the result ({type(error).__name__}); please report it",
+            request=result.request,
+        )
+    return result

@@ -16,6 +16,7 @@ from batchmill.store.lanes import Claim
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.lane import LaneWorker
 from batchmill.workers.line import ShardRun
+from batchmill.workers.tasks import end
 
 log = structlog.get_logger()
 
@@ -68,10 +69,12 @@ class LaneWatch:
         """Whether any shard is ours, or is just becoming so."""
         return any(worker.held or worker.claiming for worker in self._workers.values())
 
-    def stop(self) -> None:
-        """Pull nothing more."""
-        for task in self._pulling.values():
-            task.cancel()
+    async def close(self) -> None:
+        """Pull nothing more, and let go of runs that could not end: their leases say the rest."""
+        for worker in self._workers.values():
+            worker.closing = True
+        runs = [task for worker in self._workers.values() for task in worker.tasks.values()]
+        await end([*self._pulling.values(), *runs])
 
     def held(self) -> dict[str, list[Claim]]:
         """Return what the process holds, by model."""
@@ -87,21 +90,25 @@ class LaneWatch:
             self._dispatcher.cancel(word[1:])
         else:
             self._pull(word)
-            self._workers[word].notify()
+            if word in self._workers:  # not when we drain
+                self._workers[word].notify()
 
     def _pull(self, model: str) -> None:
-        if model in self._pulling or self._dispatcher.draining:
+        task = self._pulling.get(model)
+        if self._dispatcher.draining or (task and not task.done()):
             return
-        worker = LaneWorker(
-            self._redis,
-            self._dispatcher,
-            self._settings.worker,
-            upstream=self._upstream,
-            model=model,
-            worker_id=self._worker_id,
-        )
-        self._workers[model] = worker
-        self._pulling[model] = asyncio.create_task(worker.main(), name=f"lane {model}")
+        if task and not task.cancelled() and (error := task.exception()):
+            log.error("lane.broke", model=model, error=repr(error))
+        if model not in self._workers:
+            self._workers[model] = LaneWorker(
+                self._redis,
+                self._dispatcher,
+                self._settings.worker,
+                upstream=self._upstream,
+                model=model,
+                worker_id=self._worker_id,
+            )
+        self._pulling[model] = asyncio.create_task(self._workers[model].main(), name=f"lane {model}")
 
     def _leave(self, model: str) -> None:
         self._pulling.pop(model).cancel()
