@@ -2,13 +2,14 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from batchmill.config.settings import Settings, load
 from batchmill.producer import ending, intake
@@ -16,8 +17,18 @@ from batchmill.producer.input import InputOptions, form_of
 from batchmill.producer.intake import Submission
 from batchmill.store import batches, records
 from batchmill.store.connection import open_store
-from batchmill.store.errors import UnknownBatchError
+from batchmill.store.errors import StoreError, UnknownBatchError
 from batchmill.store.model import BatchState, BatchStatus, Result
+
+
+@contextmanager
+def _reaching_redis() -> Iterator[None]:
+    """Turn an outage into the error that callers of this room know."""
+    try:
+        yield
+    except RedisError as error:
+        raise StoreError(f"Redis can't be reached any more ({error}); nothing is lost, try again when it is") from error
+
 
 Source = str | Path | Iterable[Mapping[str, Any] | bytes | str]
 """A file's path, or lines: objects (encoded as JSON) or JSON text."""
@@ -40,8 +51,9 @@ class Batch:
         return self.submission is not None and self.submission.reused
 
     async def status(self) -> BatchStatus:
-        """Return the batch as it is now. Raises UnknownBatchError once it has expired."""
-        return await batches.status(self._redis, self.id)
+        """Return the batch as it is now. Raises UnknownBatchError once it has expired, StoreError in an outage."""
+        with _reaching_redis():
+            return await batches.status(self._redis, self.id)
 
     async def results(self, *, follow: bool = False) -> AsyncIterator[Result]:
         """Yield the results that there are, in the order they came; with `follow`, until every line has one."""
@@ -53,11 +65,13 @@ class Batch:
 
     async def cancel(self) -> BatchState:
         """Send nothing more; results that are there stay. `cancelling` while lines are in the air, then `cancelled`."""
-        return await ending.cancel(self._redis, self.id, retention_days=self._retention_days)
+        with _reaching_redis():
+            return await ending.cancel(self._redis, self.id, retention_days=self._retention_days)
 
     async def retry(self) -> "Batch":
         """Hand the failed lines of this finished batch over again, as a batch of their own. Raises InputError."""
-        batch_id, _ = await ending.retry(self._redis, self.id, retention_days=self._retention_days)
+        with _reaching_redis():
+            batch_id, _ = await ending.retry(self._redis, self.id, retention_days=self._retention_days)
         return Batch(self._redis, batch_id, self._retention_days)
 
 
@@ -111,27 +125,30 @@ class Producer:
 
     async def _submit_file(self, path: Path, options: InputOptions, name: str, skip_invalid: bool, anew: bool) -> Batch:
         retention = self._settings.results.retention_days
-        submission = await intake.submit(
-            self._redis,
-            path,
-            options,
-            self._settings.upstream_name,
-            source=name,
-            skip_invalid=skip_invalid,
-            retention_days=retention,
-            anew=anew,
-        )
+        with _reaching_redis():
+            submission = await intake.submit(
+                self._redis,
+                path,
+                options,
+                self._settings.upstream_name,
+                source=name,
+                skip_invalid=skip_invalid,
+                retention_days=retention,
+                anew=anew,
+            )
         return Batch(self._redis, submission.batch_id, retention, submission=submission)
 
     async def batch(self, batch_id: str) -> Batch:
         """Return the batch of that id. Raises UnknownBatchError."""
-        if not await batches.exists(self._redis, batch_id):
-            raise UnknownBatchError(batch_id)
+        with _reaching_redis():
+            if not await batches.exists(self._redis, batch_id):
+                raise UnknownBatchError(batch_id)
         return Batch(self._redis, batch_id, self._settings.results.retention_days)
 
     async def batches(self, count: int = 20) -> list[BatchStatus]:
         """Return the newest batches, newest first."""
-        return await batches.newest(self._redis, count)
+        with _reaching_redis():
+            return await batches.newest(self._redis, count)
 
 
 def _write_lines(lines: Iterable[Mapping[str, Any] | bytes | str], target: "BinaryIO | Any") -> None:

@@ -15,6 +15,7 @@ from batchmill.config.settings import Settings
 from batchmill.openrouter.outcomes import Usage
 from batchmill.producer import Batch, InputError, Producer, intake
 from batchmill.store import batches, keys, lanes
+from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError, UnknownBatchError
 from batchmill.store.model import Attempt, BatchState, Line, LineState, Result
 from batchmill.store.records import Recording, record
@@ -305,6 +306,13 @@ async def test_connecting_to_nothing_says_so(settings: Settings) -> None:
     with pytest.raises(StoreError, match="can't be reached"):
         async with Producer.connect(nowhere):
             pass
+
+
+async def test_an_outage_is_told_as_what_it_is(settings: Settings, file: Path) -> None:
+    away = Producer(connect("redis://127.0.0.1:1", retries=0), settings)
+    for asked in (away.batches(), away.batch("batch_1"), away.submit(file), Batch(away._redis, "batch_1", 1).status()):
+        with pytest.raises(StoreError, match="can't be reached any more"):
+            await asked
 
 
 SUBMIT = """
