@@ -100,7 +100,7 @@ def air(batch_id: str) -> str:
 
 
 def tried(batch_id: str) -> str:
-    """Hash: line index -> what was tried of a line given back. A month. Written by runs that end early."""
+    """Hash: line index -> what was tried of a line given back. Expires in a month. Written by early ends."""
     return f"{PREFIX}{{{batch_id}}}:tried"
 
 
