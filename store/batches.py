@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys
 from batchmill.store.errors import UnknownBatchError
-from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Tried
+from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Priority, Terms, Tried
 from batchmill.store.scripts import Script
-from batchmill.store.staging import Shard
+from batchmill.store.staging import Shard, ShardPayload
 
 _cancel = Script("cancel")
 
@@ -24,9 +24,10 @@ _TRIED_SECONDS = 30 * 86_400
 _LONGEST_SAID = 30 * 86_400  # seconds that a reason may stand
 _NUMBERS = (
     "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "cost", "uncosted",
+    "max_cost",
     *(state.value for state in LineState),
 )  # fmt: skip
-_TEXTS = ("source", "retry_of", "upstream")
+_TEXTS = ("source", "retry_of", "upstream", "project")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
@@ -36,10 +37,11 @@ class ShardWork(msgspec.Struct, frozen=True):
     lines: tuple[Line, ...]
     cancelled: bool
     tried: dict[int, Tried] = {}  # by line index, for lines that an earlier run gave back
+    terms: Terms = Terms()
 
 
 _decode_tried = msgspec.msgpack.Decoder(Tried).decode
-_decode_lines = msgspec.msgpack.Decoder(tuple[Line, ...]).decode
+_decode_payload = msgspec.msgpack.Decoder(ShardPayload).decode
 
 
 async def status(redis: Redis, batch_id: str) -> BatchStatus:
@@ -194,11 +196,12 @@ async def load(redis: Redis, reference: str, first: int, last: int) -> ShardWork
     if payload is None or state is None:
         return None
     offset = first // 8 * 8
-    lines = _decode_lines(payload)
+    stored = _decode_payload(payload)
+    lines = stored.lines
     if done.strip(b"\0"):
         lines = tuple(line for line in lines if not _bit(done, line.index - offset))
     tried = await _tried(redis, batch_id, lines) if any_tried and lines else {}
-    return ShardWork(lines, state != b"in_progress", tried)
+    return ShardWork(lines, state != b"in_progress", tried, stored.terms)
 
 
 async def _tried(redis: Redis, batch_id: str, lines: tuple[Line, ...]) -> dict[int, Tried]:
@@ -234,5 +237,6 @@ def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
         running=running,
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
+        priority=Priority(facts.get(b"priority", b"normal").decode()),
         **values,
     )

@@ -3,6 +3,9 @@
 Permanent (small, and bounded by the number of models and batches kept): `lanes`, `batches`, `live`.
 All keys of one batch share the hash tag {batch id}. `arq:` keys are arq's own format.
 
+Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit` (capped) and the
+budgets that have no window. All keys of the gate share the hash tag {gate:upstream}, so that one script may see them.
+
 A lane belongs to an upstream, so that lines meant for a simulator never reach a worker that pays, and back.
 """
 
@@ -132,3 +135,74 @@ def reference(batch_id: str, number: int, lines: int) -> str:
 def batch_of(shard_reference: str) -> str:
     """Return the batch of a shard's reference."""
     return shard_reference.split(".", 1)[0]
+
+
+def books(upstream: str) -> str:
+    """Hash: policy `version`, `epoch`, `alarm` and counts of the gate. Permanent. Written by the gate and operators."""
+    return f"{_gate(upstream)}books"
+
+
+def policy(upstream: str) -> str:
+    """String: limits, budgets, prices and weights in force (JSON). Permanent. Written when a config is applied."""
+    return f"{_gate(upstream)}policy"
+
+
+def weights(upstream: str) -> str:
+    """Hash: project -> weight. Permanent. Written with `policy`."""
+    return f"{_gate(upstream)}weights"
+
+
+def budget(upstream: str, name: str, window: str) -> str:
+    """Hash: `spent`, `held`, `suspect`, `debt` (nano-dollars) of one budget in one window. Permanent for the window
+    "total", else kept as long as late bookings may come: forty days after its end. Written by the gate.
+    """
+    return f"{_gate(upstream)}budget:{name}:{window}"
+
+
+def batch_budget(upstream: str, batch_id: str) -> str:
+    """Hash: as `budget`, and `limit`: the cap of one batch. Retention. Written at enqueue and by the gate."""
+    return f"{_gate(upstream)}budget:{batch_id}"
+
+
+def limit(upstream: str, name: str, scope: str) -> str:
+    """Hash: the buckets of one limit; scope is a model, or `*` when all share it. A day after use. By the gate."""
+    return f"{_gate(upstream)}limit:{name}:{scope}"
+
+
+def model(upstream: str, name: str) -> str:
+    """Hash: a model's breaker, its adaptive share and what is in the air. A day after use. Written by the gate."""
+    return f"{_gate(upstream)}model:{name}"
+
+
+def pauses(upstream: str) -> str:
+    """Hash: scope -> until (ms) and why nothing of it is sent. Permanent. Written by workers and operators."""
+    return f"{_gate(upstream)}pauses"
+
+
+def holds(upstream: str, owner: str) -> str:
+    """Hash: what a worker holds of budgets and limits. Expires in a month; gone when settled. By the gate."""
+    return f"{_gate(upstream)}holds:{owner}"
+
+
+def owners(upstream: str) -> str:
+    """Sorted set: worker with holds -> lease end (ms). Gone when empty. Written by the gate and heartbeats."""
+    return f"{_gate(upstream)}owners"
+
+
+def suspects(upstream: str) -> str:
+    """Hash: hold id -> money whose fate is unknown. Permanent, until settled, reconciled or released. By the gate."""
+    return f"{_gate(upstream)}suspects"
+
+
+def closed(upstream: str) -> str:
+    """Hash: hold id -> what a suspect was closed with. Expires in a month. By reconciliation and release."""
+    return f"{_gate(upstream)}closed"
+
+
+def audit(upstream: str) -> str:
+    """Stream: what operators did. Permanent, capped. Written by the commands."""
+    return f"{_gate(upstream)}audit"
+
+
+def _gate(upstream: str) -> str:
+    return f"{PREFIX}{{gate:{upstream_tag(upstream)}}}:"

@@ -39,12 +39,39 @@ class BatchState(StrEnum):
         return self in (BatchState.COMPLETED, BatchState.CANCELLED)
 
 
+class Priority(StrEnum):
+    """Whose turn it is within a project: shares of 64 : 8 : 1, so that low never starves."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class Line(msgspec.Struct, frozen=True, array_like=True):
-    """One request of a batch; `body` is the JSON object that is sent, byte for byte."""
+    """One request of a batch; `body` is the JSON object as it was handed in, byte for byte.
+
+    `bound` is the provable worst-case cost of one call (nano-dollars), `tokens` what it may use at most.
+    """
 
     index: int  # position in the batch, from 0; the identity of the line in all our books
     custom_id: str
     body: bytes
+    bound: int = 0
+    tokens: int = 0
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True):
+    """What goes for all lines of a batch that are meant for one model.
+
+    `pricing` is the `pricing` object (JSON) that the bounds were computed with, None when nobody named a price;
+    `max_price` the `provider.max_price` object (JSON) to be sent along, None for none.
+    """
+
+    project: str = "default"
+    priority: Priority = Priority.NORMAL
+    pricing: bytes | None = None
+    max_price: bytes | None = None
+    capped: bool = False  # the batch has a budget of its own
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -169,6 +196,9 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None = None  # where the lines came from, for people
     upstream: str = ""
     retry_of: str | None = None
+    project: str = "default"
+    priority: Priority = Priority.NORMAL
+    max_cost: int | None = None  # nano-dollars; the batch's own budget
     blocked_on: str | None = None  # why nothing moves, in words; None when it moves or is done
 
     @property

@@ -17,7 +17,7 @@ from redis.asyncio.client import Pipeline
 from batchmill.store import keys
 from batchmill.store.connection import pack_job
 from batchmill.store.errors import StoreError
-from batchmill.store.model import Line, Result
+from batchmill.store.model import Line, Priority, Result, Terms
 from batchmill.store.records import Recording, record
 from batchmill.store.scripts import Argument, Script
 
@@ -29,6 +29,7 @@ _FLUSH_BYTES = 1 << 20
 _CHUNK = 200  # shards or results a call, so that no script keeps others waiting
 _DAY = 86_400
 _GONE = "-"
+_PLAIN = Terms()
 
 _release = Script("release")
 _discard = Script("discard")
@@ -37,12 +38,21 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """A run of lines of one batch and one model, and where their indexes lie."""
+    """A run of lines of one batch and one model, where their indexes lie, and whose turn decides about it."""
 
     reference: str
     model: str
     first: int
     last: int
+    project: str = "default"
+    priority: Priority = Priority.NORMAL
+
+
+class ShardPayload(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept of a shard: its lines, and what goes for all of them."""
+
+    terms: Terms
+    lines: tuple[Line, ...]
 
 
 class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +63,9 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     content: str  # digest by which the same lines are found again
     source: str | None = None
     retry_of: str | None = None
+    project: str = "default"
+    priority: Priority = Priority.NORMAL
+    max_cost: int | None = None  # nano-dollars
 
 
 def new_batch_id() -> str:
@@ -78,11 +91,11 @@ class Staging:
         self._pipe: Pipeline = redis.pipeline(transaction=True)
         self._bytes = 0
 
-    async def add(self, model: str, lines: Sequence[Line]) -> None:
+    async def add(self, model: str, lines: Sequence[Line], terms: Terms = _PLAIN) -> None:
         """Stage one shard."""
         reference = keys.reference(self.batch_id, len(self._shards), len(lines))
-        shard = Shard(reference, model, lines[0].index, lines[-1].index)
-        payload = _encode(lines)
+        shard = Shard(reference, model, lines[0].index, lines[-1].index, terms.project, terms.priority)
+        payload = _encode(ShardPayload(terms, tuple(lines)))
         self._shards.append(shard)
         self._pipe.execute_command("SET", keys.shard(reference), payload, "EX", _STAGING_SECONDS)
         self._pipe.execute_command("HSET", keys.open_shards(self.batch_id), reference, _encode(shard))
@@ -150,9 +163,12 @@ class Staging:
         fields: list[str | int | bytes] = [self.batch_id, self._retention, refused]
         fields += ["total", facts.total, "models", msgspec.json.encode(facts.models), "upstream", self._upstream]
         fields += ["content", facts.content]
+        fields += ["project", facts.project, "priority", facts.priority.value]
         for name, value in (("source", facts.source), ("retry_of", facts.retry_of)):
             if value:
                 fields += [name, value]
+        if facts.max_cost is not None:
+            fields += ["max_cost", facts.max_cost]
         reply = await _release(self._redis, names, fields)
         return str(reply.decode())
 

@@ -10,7 +10,7 @@ from batchmill.store import keys, lanes
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import Line, LineState, Result
 from batchmill.store.records import Recording, read, record
-from batchmill.store.staging import BatchFacts, Staging
+from batchmill.store.staging import BatchFacts, ShardPayload, Staging
 
 UPSTREAM = "https://upstream.test/v1"
 MODEL = "maker/model"
@@ -65,7 +65,7 @@ async def complete(redis: Redis, claims: list[Claim]) -> None:
     """Record a result for every line of the claimed shards, and finish them."""
     for held in claims:
         payload = await redis.execute_command("GET", keys.shard(held.reference))
-        lines = msgspec.msgpack.decode(payload, type=list[Line])
+        lines = msgspec.msgpack.decode(payload, type=ShardPayload).lines
         await put(redis, held.batch_id, *(result(line.index) for line in lines))
         assert await lanes.finish(redis, held, Ending.DONE)
 

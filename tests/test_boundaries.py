@@ -28,7 +28,7 @@ ENVIRONMENT = {"os": {"environ", "environb", "getenv", "getenvb"}, "urllib.reque
 FILES = sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py"))
 SCRIPTS = sorted((ROOT / "store").glob("*.lua"))
 KEYS = [made for _, made in inspect.getmembers(keys, inspect.isfunction) if made.__module__ == keys.__name__]
-NO_KEY = {"upstream_tag", "reference", "batch_of"}
+NO_KEY = {"upstream_tag", "reference", "batch_of", "_gate"}
 TYPES = ("String", "Hash", "Set", "Sorted set", "Stream", "Bitmap", "Channel")
 LIVES = re.compile(r"Permanent|Retention|Expires|Gone when empty|Kept as long|A day|Staging time|About a day")
 
