@@ -4,15 +4,16 @@ A batch's results are a stream: read from a cursor, or block for more. `record` 
 in one round trip.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from batchmill.openrouter.outcomes import Usage
-from batchmill.store import keys
+from batchmill.store import keys, settlement
 from batchmill.store.connection import OUTAGE
+from batchmill.store.gate import Caller
 from batchmill.store.model import Result
 from batchmill.store.scripts import Argument, Script
 
@@ -48,23 +49,49 @@ class Entry(msgspec.Struct, frozen=True):
     result: Result | None
 
 
+class Flush(msgspec.Struct, frozen=True):
+    """What goes out in one round trip: results first, then generation ids that are worth knowing, then the money."""
+
+    recordings: Sequence[Recording]
+    settlings: Sequence[settlement.Settling] = ()
+    generations: Mapping[str, str] = {}  # hold -> generation id of a call that is still in the air
+
+
 async def record(redis: Redis, recordings: Sequence[Recording], worker: str, retention: int) -> list[int]:
     """Record in one round trip; return how many results of each batch were new, or `BATCH_GONE`.
 
     Safe to repeat after an error, which is raised when all that can be recorded is. `retention` in seconds.
     """
+    return (await flush(redis, Caller("", worker, 0), Flush(recordings), retention))[0]
+
+
+async def flush(redis: Redis, caller: Caller, what: Flush, retention: int) -> tuple[list[int], list[settlement.Booked]]:
+    """Record, then settle, in one round trip; as `record`, and for each settling what it did.
+
+    Safe to repeat as a whole: results know who was first, and settlings are numbered.
+    """
     async with redis.pipeline(transaction=False) as pipe:
-        for recording in recordings:
-            _record.queue(pipe, *_call(recording, worker, retention))
+        for recording in what.recordings:
+            _record.queue(pipe, *_call(recording, caller.owner, retention))
+        if what.generations:
+            noted = [part for hold, generation in what.generations.items() for part in (f"g{hold}", generation)]
+            pipe.execute_command("HSET", keys.holds(caller.upstream, caller.owner), *noted)
+        for settling in what.settlings:
+            settlement.queue(pipe, caller, settling)
         replies = await pipe.execute(raise_on_error=False)
-    settled = [
-        await _settle_reply(redis, recording, worker, retention, reply)
-        for recording, reply in zip(recordings, replies, strict=True)
+    count = len(what.recordings)
+    recorded = [
+        await _settle_reply(redis, recording, caller.owner, retention, reply)
+        for recording, reply in zip(what.recordings, replies[:count], strict=True)
     ]
-    for reply in settled:
+    for reply in recorded:
         if isinstance(reply, Exception):
             raise reply
-    return [int(reply) for reply in settled]  # type: ignore[call-overload]  # integer replies of the script
+    money = replies[len(replies) - len(what.settlings) :]
+    booked = [
+        await settlement.answer(redis, caller, *pair) for pair in zip(what.settlings, money, strict=True)
+    ]
+    return [int(reply) for reply in recorded], booked  # type: ignore[call-overload]  # integer replies of the script
 
 
 async def _settle_reply(redis: Redis, recording: Recording, worker: str, retention: int, reply: object) -> object:

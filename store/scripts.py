@@ -13,10 +13,15 @@ Argument = str | bytes | int
 
 
 class Script:
-    """One `.lua` file of this room; its head names KEYS, ARGV and what it returns."""
+    """One `.lua` file of this room; its head names KEYS, ARGV and what it returns.
 
-    def __init__(self, name: str) -> None:
-        self.text = resources.files("batchmill.store").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    A `prelude` is another file that goes before it: Lua in Redis has no other way to share a function.
+    """
+
+    def __init__(self, name: str, *, prelude: str | None = None) -> None:
+        files = resources.files("batchmill.store")
+        parts = [files.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (prelude, name) if part]
+        self.text = "".join(parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, redis: Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:

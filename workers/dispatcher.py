@@ -1,82 +1,98 @@
 """Which line goes next: the places in the air of one process, shared between its lanes.
 
-A free place goes to the lane that has the fewest lines in the air, so that a slow model can't fill the process.
-Lines that wait to be tried again hold no place.
+    ready ──► at the gate ──► in the air ──► recorded, settled
+      ▲          │ refused       │ to be tried again
+      └──────────┴───────────────┘
+
+A free place goes to the lane that has the fewest lines in the air, so that a slow model can't fill the process; within
+a lane, whose turn it is decides. Lines that wait to be tried again hold no place. Nothing is sent without a hold.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import structlog
 
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.outcomes import Answer, Failure, Outcome, Retry
-from batchmill.workers import journey
-from batchmill.workers.line import LineRun, ShardRun
-from batchmill.workers.pacing import Pacing, Share
+from batchmill.openrouter.outcomes import Failure, Outcome, Retry
+from batchmill.store.gate import Reply, Why
+from batchmill.store.pauses import Pause
+from batchmill.store.rules import Rules
+from batchmill.store.settlement import Settlement
+from batchmill.workers import booking, journey
+from batchmill.workers.gatekeeper import Gatekeeper, Question
+from batchmill.workers.line import Hold, LineRun, ShardRun
+from batchmill.workers.places import Lane, Lanes
+from batchmill.workers.reasons import Reason, reason_of
 from batchmill.workers.recorder import Recorder
 
 log = structlog.get_logger()
 
 _SAID = 2.0  # seconds that a reason stands longer than the wait, until the next one
 _MOST_BYTES = 256 << 20  # of lines here; a shard more is taken only by a lane that has none
+_STARVED = 1.5  # seconds that a batch waits for a budget here, before its shards go back to their lane
+_PARKED = 2.0  # seconds that nobody takes them up again
+_STARVED_LOOK = 0.25
 
-Send = Callable[[bytes], Awaitable[Outcome]]
-Blocked = Callable[[str, str, float], None]
-"""Told why lines of a scope wait: scope, reason, seconds."""
-
-
-class Lane:
-    """The lines of one model in this process."""
-
-    __slots__ = ("in_air", "model", "ready", "share", "waiting")
-
-    def __init__(self, model: str, ceiling: int) -> None:
-        self.model = model
-        self.ready: deque[LineRun] = deque()
-        self.waiting: dict[LineRun, asyncio.TimerHandle] = {}  # lines to be tried again
-        self.in_air = 0
-        self.share = Share(ceiling)
+Send = Callable[[LineRun], Awaitable[Outcome]]
+Blocked = Callable[[Reason, float], None]
+"""Told why lines of a scope wait, and for how many seconds."""
+Rest = Callable[[str, str, Failure, float | None], Awaitable[Pause]]
+"""Pauses a scope for the fleet: model, scope, the refusal, seconds that it told."""
 
 
 class Dispatcher:
     """Sends lines, as many at once as there are places. Everything happens on one event loop; no locks."""
 
     def __init__(
-        self, send: Send, recorder: Recorder, retry: RetrySettings, *, concurrency: int, on_blocked: Blocked
+        self,
+        send: Send,
+        recorder: Recorder,
+        gatekeeper: Gatekeeper,
+        retry: RetrySettings,
+        *,
+        concurrency: int,
+        on_blocked: Blocked,
+        rest: Rest,
     ) -> None:
         self._send = send
         self._recorder = recorder
+        self._gatekeeper = gatekeeper
         self._retry = retry
         self._on_blocked = on_blocked
-        self._pacing = Pacing()
-        self._lanes: dict[str, Lane] = {}
-        self._ready = 0  # lines of all lanes that wait for a place
+        self._rest = rest
+        self._lanes = Lanes()
         self._bytes = 0  # of the lines of all shards here
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], LineRun] = {}
         self._shards: set[ShardRun] = set()
         self.concurrency = concurrency
         self.free = concurrency
         self.draining = False
         self.on_hungry: Callable[[], None] = lambda: None  # set by the watch
         recorder.on_healthy = self.pump
+        recorder.on_settled = self._settled
 
     def room(self, model: str) -> int:
         """Return how many more lines of the model are worth having here, so that no place waits for Redis."""
-        lane = self._lanes.get(model)
-        if self.draining or not self._recorder.healthy or self._pacing.rests(model):
+        lane = self._lanes.find(model)
+        if self.draining or not self._recorder.healthy:
             return 0
         wanted = self.concurrency + self.concurrency // 4 + 1
-        here = self.in_air + self._ready
+        here = self.in_air + self._lanes.ready
         if lane is None:
             return max(1, wanted - here)  # another lane's backlog must not keep a model out
         if self._bytes > _MOST_BYTES:
             return 0
-        own = len(lane.ready) + lane.in_air + len(lane.waiting)
-        if not lane.ready and own < wanted:
+        if lane.limited:
+            return 0 if lane.turns else 1
+        if not lane.turns and lane.here < wanted:
             return max(1, wanted - here)
-        return min(wanted - here, wanted - own)
+        return min(wanted - here, wanted - lane.here)
+
+    def known(self, model: str) -> list[str] | None:
+        """Return the batches of a lane here, when one that is not among them is welcome; None when none is."""
+        return None if self.draining or self._bytes > _MOST_BYTES else self._lanes.known(model)
 
     def add(self, shard: ShardRun) -> None:
         """Take a shard's lines over; `shard.ended` tells how it went."""
@@ -84,9 +100,7 @@ class Dispatcher:
         size = sum(len(run.line.body) for run in shard.open_lines.values())
         self._bytes += size
         shard.ended.add_done_callback(lambda _: self._let_go(shard, size))
-        lane = self._lanes.setdefault(shard.claim.model, Lane(shard.claim.model, self.concurrency))
-        lane.ready.extend(shard.open_lines.values())
-        self._ready += len(shard.open_lines)
+        self._lanes.open(shard.claim.model).turns.add(shard)
         if shard.cancelled:
             self.cancel(shard.claim.batch_id)
         elif self.draining:
@@ -95,19 +109,54 @@ class Dispatcher:
             self.pump()
 
     def pump(self) -> None:
-        """Fill the free places."""
+        """Have free places filled."""
         if self.draining or not self._recorder.healthy:
             return
-        while self.free > 0 and (run := self._next()) is not None:
-            self._start(run)
-        if self._ready < self.concurrency // 8 + 1:
+        if self.free > 0:
+            self._gatekeeper.wake()
+        if self._lanes.ready < self.concurrency // 8 + 1:
             self.on_hungry()
+
+    def questions(self) -> list[Question]:
+        """Take out the lines that fill the free places, and ask for them together."""
+        if self.draining or not self._recorder.healthy:
+            return []
+        groups: dict[int, tuple[Rules, list[LineRun]]] = {}
+        for run in self._take():
+            terms, batch_id = run.shard.terms, run.shard.claim.batch_id
+            rules = self._gatekeeper.rules(run.shard.claim.model, terms.project, batch_id if terms.capped else None)
+            groups.setdefault(rules.number, (rules, []))[1].append(run)
+        return [self._gatekeeper.question(rules, runs) for rules, runs in groups.values()]
+
+    def told(self, question: Question, reply: Reply) -> None:
+        """Send what is held, and put the rest back to where it was."""
+        lane = self._lanes[question.rules.model]
+        refused: list[LineRun] = []
+        for place, (run, hold) in enumerate(zip(question.runs, question.holds, strict=True)):
+            lane.asked -= 1
+            if reply.admitted(place):
+                self._start(run, hold, lane)
+            else:
+                refused.append(run)
+        for run in reversed(refused):
+            self._unask(run)
+            self._wait(run, lane, 0.0)
+        admitted = len(question.runs) - len(refused)
+        wait = lane.learn(reply, admitted)
+        if refused:
+            self._tell(question.rules, reply, refused[0], lane)
+        if reply.why is Why.BUDGET:
+            self._starve(lane, [question.runs[place] for place in reply.skipped])
+        elif wait:
+            asyncio.get_running_loop().call_later(wait, self._gatekeeper.wake)
+        elif lane.turns:
+            self._gatekeeper.wake()
 
     def cancel(self, batch_id: str) -> None:
         """Record the lines of a batch that are not in the air as cancelled; the others come back as they come."""
         for shard in [shard for shard in self._shards if shard.claim.batch_id == batch_id]:
             shard.cancelled = True
-            for run in self._withdraw(shard):
+            for run in self._lanes.withdraw(shard):
                 self._recorder.put(shard, journey.cancelled(run), was_sent=False)
             shard.end_if_over()
 
@@ -126,9 +175,16 @@ class Dispatcher:
         for task in self._tasks:
             task.cancel()
 
+    def note_generations(self) -> None:
+        """Have it kept which generation a call in the air is, where that is known by now."""
+        for run in self._tasks.values():
+            if run.generation is not None and run.hold is not None and not run.noted:
+                run.noted = True
+                self._recorder.note(run.hold.id, run.generation)
+
     @property
     def in_air(self) -> int:
-        """Lines in the air."""
+        """Lines in the air, or at the gate."""
         return self.concurrency - self.free
 
     @property
@@ -146,47 +202,46 @@ class Dispatcher:
 
     def _stop(self, shard: ShardRun) -> None:
         shard.stopping = True
-        self._withdraw(shard)
+        self._lanes.withdraw(shard)
         shard.end_if_over()
 
-    def _withdraw(self, shard: ShardRun) -> list[LineRun]:
-        """Take a shard's lines that are not in the air out of their lane."""
-        lane = self._lanes[shard.claim.model]
-        withdrawn = [run for run in lane.ready if run.shard is shard]
-        if withdrawn:
-            lane.ready = deque(run for run in lane.ready if run.shard is not shard)
-            self._ready -= len(withdrawn)
-        for run in [run for run in lane.waiting if run.shard is shard]:
-            lane.waiting.pop(run).cancel()
-            withdrawn.append(run)
-        return withdrawn
-
-    def _next(self) -> LineRun | None:
-        best: Lane | None = None
-        for lane in self._lanes.values():
-            if not lane.ready or lane.in_air >= lane.share.limit or (best and best.in_air <= lane.in_air):
+    def _take(self) -> Iterator[LineRun]:
+        """Take lines out for the free places."""
+        now, dry = time.monotonic(), set[str]()
+        while self.free > 0 and (lane := self._lanes.next(now, dry)) is not None:
+            run = lane.turns.pop()
+            if run is None:  # all that are ready wait for a budget
+                dry.add(lane.model)
                 continue
-            if not self._pacing.rests(lane.model):
-                best = lane
-        if best is None:
-            return None
-        self._ready -= 1
-        return best.ready.popleft()
+            lane.asked += 1
+            run.shard.in_air += 1
+            self.free -= 1
+            yield run
 
-    def _start(self, run: LineRun) -> None:
-        self.free -= 1
-        run.shard.in_air += 1
-        self._lanes[run.shard.claim.model].in_air += 1
+    def _unask(self, run: LineRun) -> None:
+        self.free += 1
+        run.shard.in_air -= 1
+
+    def _start(self, run: LineRun, hold: Hold, lane: Lane) -> None:
+        if run.shard.cancelled or run.shard.stopping:  # while it was at the gate
+            self._recorder.settle(hold.rules, Settlement(hold.id, run.line.bound, 0, 0))
+            self._unask(run)
+            self._wait(run, lane, 0.0)
+            return
+        lane.in_air += 1
+        lane.starved.pop(run.shard.claim.batch_id, None)
+        run.hold, run.generation, run.noted = hold, None, False
         self._recorder.sent(run.shard.claim.batch_id)
-        task = asyncio.create_task(self._fly(run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._fly(run, hold))
+        self._tasks[task] = run
+        task.add_done_callback(self._tasks.pop)
 
-    async def _fly(self, run: LineRun) -> None:
+    async def _fly(self, run: LineRun, hold: Hold) -> None:
         lane = self._lanes[run.shard.claim.model]
         try:
-            outcome = await self._send(run.line.body)
+            outcome = await self._send(run)
         except asyncio.CancelledError:
+            self._recorder.settle(hold.rules, booking.unknown(run, hold))
             journey.abandoned(run)
             self._land(run, lane)
             self._recorder.back(run.shard.claim.batch_id)
@@ -195,52 +250,74 @@ class Dispatcher:
         except Exception as error:
             log.exception("send.broke", shard=run.shard.claim.reference, line=run.line.index)
             outcome = journey.broken(error)
+        outcome = booking.priced(outcome, run.shard.terms)
+        settlement = booking.settlement(run, hold, outcome)
         self._land(run, lane)
-        self._follow(run, lane, outcome)
+        rest = self._follow(run, lane, outcome)
+        self._recorder.settle(hold.rules, settlement)  # after the result
         self.pump()
+        if rest is not None:
+            await self._rest_scope(run, lane, rest)
 
     def _land(self, run: LineRun, lane: Lane) -> None:
         self.free += 1
+        run.hold = None
         run.shard.in_air -= 1
         lane.in_air -= 1
 
-    def _follow(self, run: LineRun, lane: Lane, outcome: Outcome) -> None:
-        if isinstance(outcome, Answer):
-            lane.share.grow()
-            self._pacing.succeeded(lane.model)
+    def _follow(self, run: LineRun, lane: Lane, outcome: Outcome) -> journey.RestScope | None:
         match journey.judge(run, outcome, self._retry):
             case journey.Settled(result):
                 self._recorder.put(run.shard, result)
             case journey.TryAgain(failure, delay):
                 self._recorder.back(run.shard.claim.batch_id)
                 self._wait(run, lane, delay)
-                if lane.waiting and not lane.ready and not lane.in_air:
-                    self._on_blocked(lane.model, f"{lane.model} fails ({failure.code}), trying again", delay + _SAID)
-            case journey.RestScope(failure, delay):
+                if lane.waiting and not lane.turns and not lane.in_air:
+                    text = f"{lane.model} fails ({failure.code}), trying again"
+                    self._on_blocked(Reason(lane.model, "retry", text), delay + _SAID)
+            case journey.RestScope() as rest:
                 self._recorder.back(run.shard.claim.batch_id)
-                self._rest(lane, failure, delay)
-                self._wait(run, lane, 0.0)
+                return rest
+        return None
 
-    def _rest(self, lane: Lane, failure: Failure, delay: float | None) -> None:
-        rested = self._pacing.refuse(lane.model, failure, delay)
-        if rested is None:
-            return
-        self._on_blocked(rested.scope, _reason(rested.scope, failure), rested.seconds)
-        if not rested.begun:
-            return
-        if failure.retry is Retry.LATER:
-            lane.share.cut(lane.in_air)
-        seconds = round(rested.seconds, 1)
-        log.warning("scope.rests", scope=rested.scope, seconds=seconds, code=failure.code, status=failure.status)
-        asyncio.get_running_loop().call_later(rested.seconds, self._rest_over, lane.model)
+    async def _rest_scope(self, run: LineRun, lane: Lane, rest: journey.RestScope) -> None:
+        """Have the fleet pause what the refusal covers; only then the line waits for its turn again."""
+        failure, scope = rest.failure, journey.scope_of(lane.model, rest.failure)
+        run.shard.in_air += 1  # still ours: the shard must not end meanwhile
+        try:
+            pause = await self._rest(lane.model, scope, failure, rest.delay)
+        finally:
+            run.shard.in_air -= 1
+            self._wait(run, lane, 0.0)
+        self._on_blocked(Reason(scope, "pause", _refusal(scope, failure)), pause.seconds)
+        if pause.begun:
+            seconds = round(pause.seconds, 1)
+            log.warning("scope.rests", scope=scope, seconds=seconds, code=failure.code, status=failure.status)
 
-    def _rest_over(self, model: str) -> None:
-        """Go on, unless the rest has grown since, or the timer was early (uvloop's are, by up to a millisecond)."""
-        left = self._pacing.rests(model)
-        if left > 0:
-            asyncio.get_running_loop().call_later(left + 0.001, self._rest_over, model)
-        else:
-            self.pump()
+    def _tell(self, rules: Rules, reply: Reply, run: LineRun, lane: Lane) -> None:
+        reason = reason_of(rules, reply, run.shard.claim.batch_id)
+        if reason is not None and not lane.in_air:
+            self._on_blocked(reason, _PARKED + 2 * _SAID)
+
+    def _starve(self, lane: Lane, runs: Sequence[LineRun]) -> None:
+        """Let batches wait for a budget; for long, somewhere else: their shards go back, their places are others'."""
+        for batch_id in {run.shard.claim.batch_id for run in runs}:
+            own = [shard for shard in self._shards if shard.claim.batch_id == batch_id]
+            here = [shard for shard in own if shard.claim.model == lane.model]
+            if lane.starve(batch_id) < _STARVED or any(shard.in_air for shard in own):
+                lane.turns.block(batch_id, time.monotonic() + _STARVED_LOOK)
+                asyncio.get_running_loop().call_later(_STARVED_LOOK, self._gatekeeper.wake)
+                continue
+            lane.starved.pop(batch_id, None)
+            for shard in here:
+                shard.parked = _PARKED
+                self._stop(shard)
+
+    def _settled(self, models: set[str]) -> None:
+        """Places and money came back: who waited for either may ask again."""
+        for lane in self._lanes:
+            lane.feed(landed=lane.model in models)
+        self.pump()
 
     def _wait(self, run: LineRun, lane: Lane, delay: float) -> None:
         """Have a line sent again after a delay; with none, as soon as its lane may."""
@@ -252,16 +329,14 @@ class Dispatcher:
         elif delay:
             lane.waiting[run] = asyncio.get_running_loop().call_later(delay, self._ready_again, run, lane)
         else:
-            lane.ready.appendleft(run)
-            self._ready += 1
+            lane.turns.push_back(run)
 
     def _ready_again(self, run: LineRun, lane: Lane) -> None:
         del lane.waiting[run]
-        lane.ready.appendleft(run)
-        self._ready += 1
+        lane.turns.push_back(run)
         self.pump()
 
 
-def _reason(scope: str, failure: Failure) -> str:
+def _refusal(scope: str, failure: Failure) -> str:
     what = "the upstream refuses the account" if failure.retry is Retry.ACCOUNT else f"limit of {scope}"
     return f"{what}: {failure.message}"

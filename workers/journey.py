@@ -1,6 +1,6 @@
-"""One line's journey, the whole of it: send -> judge -> record, or wait and try again.
+"""One line's journey, the whole of it: gate -> send -> judge -> record -> settle, or wait and try again.
 
-take ──► send ──► Answer ─────────────────────────────► record: succeeded
+gate ──► send ──► Answer ─────────────────────────────► record: succeeded
            ▲        Failure NEVER, or tries used up ───► record: failed
            │        Failure BACKOFF ── full jitter ──┐
            │        Failure LATER ──── its scope rests, fleet sees why
@@ -14,8 +14,10 @@ import time
 import msgspec
 
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry
+from batchmill.openrouter.bounds import with_max_price
+from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope
 from batchmill.store.model import Attempt, LineState, Result, cancelled_line
+from batchmill.store.rules import FREE
 from batchmill.workers.line import LineRun
 
 _ACCOUNT_REST = 60.0  # seconds until a refused account is tried again
@@ -42,6 +44,19 @@ class RestScope(msgspec.Struct, frozen=True):
 
 
 Verdict = Settled | TryAgain | RestScope
+
+
+def payload(run: LineRun) -> bytes:
+    """Return what is sent: the body as it was handed in, and the price that the upstream may not exceed."""
+    ceiling = run.shard.terms.max_price
+    return run.line.body if ceiling is None else with_max_price(run.line.body, ceiling)
+
+
+def scope_of(model: str, failure: Failure) -> str:
+    """Return what a refusal covers."""
+    if failure.retry is Retry.ACCOUNT:
+        return "refused"
+    return {Scope.MODEL: model, Scope.FREE_MODELS: FREE, Scope.ACCOUNT: "account"}[failure.scope]
 
 
 def judge(run: LineRun, outcome: Outcome, retry: RetrySettings) -> Verdict:

@@ -3,14 +3,26 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from batchmill.store.lanes import Claim, Ending
-from batchmill.store.model import Attempt, Line, Tried
+from batchmill.store.model import Attempt, Line, Terms, Tried
+from batchmill.store.rules import Rules
+
+_PLAIN = Terms()
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What the gate holds for one call of a line: the hold's id, and the rules that it was taken under."""
+
+    id: str
+    rules: Rules
 
 
 class LineRun:
     """A line between two calls: what was tried so far."""
 
-    __slots__ = ("attempts", "failures", "limited_since", "line", "shard")
+    __slots__ = ("attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard")
 
     def __init__(self, line: Line, shard: "ShardRun", before: Tried | None = None) -> None:
         self.line = line
@@ -18,22 +30,37 @@ class LineRun:
         self.attempts: list[Attempt] = list(before.attempts) if before else []
         self.failures = before.failures if before else 0  # attempts that count; being told to wait does not
         self.limited_since: float | None = None
+        self.hold: Hold | None = None  # while it is in the air
+        self.generation: str | None = None  # of the call in the air, as soon as it is known
+        self.noted = False  # whether the recorder was told of that
 
 
 class ShardRun:
     """One execution of a shard. `ended` resolves when nothing of it is in the air and all that came is recorded."""
 
-    __slots__ = ("cancelled", "claim", "ended", "in_air", "open_lines", "stopping", "unrecorded")
+    __slots__ = (
+        "cancelled", "claim", "ended", "in_air", "open_lines", "parked", "stopping", "terms", "unrecorded", "weight",
+    )  # fmt: skip
 
     def __init__(
-        self, claim: Claim, lines: Iterable[Line], *, cancelled: bool = False, tried: Mapping[int, Tried] | None = None
+        self,
+        claim: Claim,
+        lines: Iterable[Line],
+        *,
+        cancelled: bool = False,
+        tried: Mapping[int, Tried] | None = None,
+        terms: Terms = _PLAIN,
+        weight: float = 1.0,
     ) -> None:
         self.claim = claim
+        self.terms = terms
+        self.weight = weight  # of the project
+        self.parked: float | None = None  # seconds for which nobody should take the batch's shards up again
         self.cancelled = cancelled
         self.stopping = False  # drain, or the lease is lost: begin nothing more
         before = tried or {}
         self.open_lines = {line.index: LineRun(line, self, before.get(line.index)) for line in lines}
-        self.in_air = 0
+        self.in_air = 0  # lines in the air, or at the gate
         self.unrecorded = 0
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 

@@ -1,5 +1,8 @@
 """Group commit: one recorder a process gathers results while the last flush is on the wire, and sends them as one.
 
+A flush records results first and settles money after them, so that a crash in between costs nothing but a lookup:
+what was recorded never runs again, and what was held stays held.
+
 After an idle moment a result goes out at once. Under load flushes keep a distance of `PACE`, so that many lines
 share a round trip while a result still waits a hundredth of a second at most.
 While Redis is away nothing is lost: results wait here, and `healthy` tells the dispatcher to send nothing new.
@@ -8,7 +11,7 @@ While Redis is away nothing is lost: results wait here, and `healthy` tells the 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -16,8 +19,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from batchmill.store.connection import OUTAGE
+from batchmill.store.gate import Caller
 from batchmill.store.model import LineState, Result
-from batchmill.store.records import BATCH_GONE, Recording, record
+from batchmill.store.records import BATCH_GONE, Flush, Recording, flush
+from batchmill.store.rules import Rules
+from batchmill.store.settlement import Booked, Settlement, Settling
 from batchmill.workers.line import ShardRun
 
 PACE = 0.02
@@ -26,6 +32,7 @@ PACE = 0.02
 _OUTAGE_PAUSE = 0.2
 _SLOW_FLUSH = 1.0  # seconds; a flush that takes longer counts as an outage until it is through
 _MOST_RESULTS = 2000  # a flush; the rest goes with the next
+_MOST_SETTLEMENTS = 500  # a call of the script
 _MOST_BYTES = 16 << 20  # a flush, about: far below what a server takes from one client (1 GB)
 
 log = structlog.get_logger()
@@ -34,10 +41,13 @@ log = structlog.get_logger()
 class Recorder:
     """Takes results from the dispatcher and makes them visible. `run()` is its one task."""
 
-    def __init__(self, redis: Redis, worker_id: str, *, retention: int) -> None:
+    def __init__(self, redis: Redis, caller: Caller, *, retention: int) -> None:
         self._redis = redis
-        self._worker_id = worker_id
+        self._caller = caller
         self._retention = retention
+        self._settlements: dict[int, tuple[Rules, list[Settlement]]] = {}  # by number of the rules
+        self._generations: dict[str, str] = {}
+        self._settled = 0  # number of the last settling
         self._waiting: list[tuple[ShardRun, Result]] = []
         self._in_air: dict[str, int] = defaultdict(int)  # batch id -> lines sent and not yet recorded
         self._touched: set[str] = set()
@@ -48,6 +58,7 @@ class Recorder:
         self.flushes = 0
         self.healthy = True
         self.on_healthy: Callable[[], None] = lambda: None  # set by the dispatcher
+        self.on_settled: Callable[[set[str]], None] = lambda _: None  # told the models; set by the dispatcher
 
     @property
     def unrecorded(self) -> int:
@@ -72,8 +83,22 @@ class Recorder:
         self._waiting.append((shard, result))
         self._touch(shard.claim.batch_id)
 
+    def settle(self, rules: Rules, settlement: Settlement) -> None:
+        """Hand over how a call ended, for the money. Goes out after the results that are here by now."""
+        self._generations.pop(settlement.hold, None)
+        self._settlements.setdefault(rules.number, (rules, []))[1].append(settlement)
+        self._stir()
+
+    def note(self, hold: str, generation: str) -> None:
+        """Keep the generation id of a call that is still in the air: should we die, its cost can be looked up."""
+        self._generations[hold] = generation
+        self._stir()
+
     def _touch(self, batch_id: str) -> None:
         self._touched.add(batch_id)
+        self._stir()
+
+    def _stir(self) -> None:
         self._idle.clear()
         self._work.set()
 
@@ -112,35 +137,49 @@ class Recorder:
             Recording(batch_id, tuple(lines), self._in_air[batch_id] + still_waiting[batch_id])
             for batch_id, lines in results.items()
         ]
-        await self._record(recordings)
+        settlings = [] if self._waiting else self._settlings()  # never before the result that they go with
+        generations, self._generations = self._generations, {}
+        await self._send(Flush(recordings, settlings, generations))
         self._on_the_wire = 0
         for batch_id in touched:
             if not self._in_air[batch_id]:
                 del self._in_air[batch_id]
         for shard, result in batch:
             shard.recorded(result.index)
+        if settlings:
+            self.on_settled({settling.rules.model for settling in settlings})
 
-    async def _record(self, recordings: list[Recording]) -> None:
+    def _settlings(self) -> list[Settling]:
+        gathered, self._settlements = self._settlements, {}
+        settlings = []
+        for rules, settlements in gathered.values():
+            for start in range(0, len(settlements), _MOST_SETTLEMENTS):
+                self._settled += 1
+                settlings.append(Settling(self._settled, rules, tuple(settlements[start : start + _MOST_SETTLEMENTS])))
+        return settlings
+
+    async def _send(self, what: Flush) -> None:
         slow = asyncio.get_running_loop().call_later(_SLOW_FLUSH, self._ail, "slow")
         try:
             while True:
                 try:
-                    new = await record(self._redis, recordings, self._worker_id, self._retention)
+                    new, booked = await flush(self._redis, self._caller, what, self._retention)
                 except (*OUTAGE, RedisError) as error:  # whatever it is, paid results wait for better times
                     self._ail(type(error).__name__)
                     await asyncio.sleep(_OUTAGE_PAUSE)
                     continue
                 except Exception:
                     log.exception("result.unwritable")
-                    recordings = [_writable(recording) for recording in recordings]
+                    what = msgspec.structs.replace(what, recordings=[_writable(one) for one in what.recordings])
                     continue
                 break
         finally:
             slow.cancel()
         self.flushes += 1
-        for recording, count in zip(recordings, new, strict=True):
+        for recording, count in zip(what.recordings, new, strict=True):
             if count == BATCH_GONE and recording.results:
                 log.error("batch.gone", batch=recording.batch_id, results_lost=len(recording.results))
+        _tell_trips(what.settlings, booked)
         if not self.healthy:
             self.healthy = True
             log.info("redis.back")
@@ -150,6 +189,12 @@ class Recorder:
         if self.healthy:
             log.warning("redis.away", reason=reason, waiting=self.unrecorded)
         self.healthy = False
+
+
+def _tell_trips(settlings: Sequence[Settling], booked: Sequence[Booked]) -> None:
+    for settling, done in zip(settlings, booked, strict=True):
+        if done.tripped:
+            log.warning("breaker.opens", model=settling.rules.model)
 
 
 def _cut(waiting: list[tuple[ShardRun, Result]]) -> int:

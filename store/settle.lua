@@ -1,0 +1,198 @@
+-- Settle holds of one owner that were taken under the same rules: what was held becomes what was spent, once.
+-- KEYS  1 books  2 holds of the owner  3 model  4 suspects  5 closed  then a window of each budget, then each limit
+-- ARGV  1 number of this call, which grows  2 budgets  3 limits (counts)  4 model's name
+--       5 breaker: length of its window (ms)  6 fewest calls  7 share of failures (thousandths)  8 share of slow calls
+--       (thousandths, '' = none)  9 first open time (ms)  10 longest  11 probes  12 a number from 0 to 1, for jitter
+--       then of each limit: tokens a minute, their capacity ('' = none)
+--       then of each hold: id, bound, cost ('' = unknown: it becomes suspect), tokens used ('' = unknown), outcome
+--       (s = answered, f = the provider failed, n = says nothing about the provider), slow ('1' or ''), generation id
+-- Returns { 1, 1 when the breaker was tripped by this, now (ms) }; { 0 } when this call was booked before.
+--
+-- Where a hold is:     held ──settle──► spent       what is over the bound goes to `debt`, and is a breach
+--                       │ └─ unknown ─► suspect ──settle, late──► spent
+--                       └─ owner gone ─► suspect ──closed by operator or lookup──► closed ──settle, late──► debt
+-- An actual cost that finds no hold anywhere is booked all the same, as debt: its room may be used by others.
+local WIDE = 1024 -- lines in the air: a share or window that has grown so far binds nobody any more
+local books, holds, model, suspects, closed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local call, budget_count, limit_count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if call <= tonumber(redis.call('HGET', holds, 'settled') or 0) then return { 0 } end
+redis.call('HSET', holds, 'settled', call)
+
+local sums = { spent = 0, held = 0, suspect = 0, debt = 0 }
+local breaches, late, landed, probed, good, bad, slow = 0, 0, 0, 0, 0, 0, 0
+local probes_good, probes_bad = 0, 0
+local returned, oldest = {}, nil -- tokens that were not used, by the slot in which they were reserved
+
+local function book(cost, reserved)
+  local within = math.min(cost, reserved)
+  sums.spent = sums.spent + within
+  sums.debt = sums.debt + cost - within
+end
+
+local function suspect(id, amount, generation)
+  if amount == 0 then return end
+  local windows = {}
+  for i = 1, budget_count do windows[i] = KEYS[5 + i] end
+  local batch, index = string.match(id, '^([^.]*)%.(%d+)')
+  sums.suspect = sums.suspect + amount
+  redis.call('HSET', suspects, id, cjson.encode({
+    amount = amount, batch = batch or '', index = tonumber(index or 0), model = ARGV[4],
+    generation = generation, at = now, budgets = windows,
+  }))
+end
+
+local function settle_hold(id, hold, used, outcome)
+  local bound, tokens, slot, probe = string.match(hold, '^%d+:(%d+):(%d+):(%d+):(p?)$')
+  bound, slot = tonumber(bound), tonumber(slot)
+  redis.call('HDEL', holds, id, 'g' .. id)
+  landed = landed + 1
+  sums.held = sums.held - bound
+  if probe == 'p' then
+    probed = probed + 1
+    if outcome == 's' then probes_good = probes_good + 1 elseif outcome == 'f' then probes_bad = probes_bad + 1 end
+  end
+  if used ~= '' then
+    returned[slot] = (returned[slot] or 0) + tonumber(tokens) - tonumber(used)
+    oldest = math.min(oldest or slot, slot)
+  end
+  return bound
+end
+
+local at = 13 + 2 * limit_count
+for i = at, #ARGV, 7 do
+  local id, cost, outcome, generation = ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 4], ARGV[i + 6]
+  local hold, entry = redis.call('HGET', holds, id), nil
+  if hold then
+    local bound = settle_hold(id, hold, ARGV[i + 3], outcome)
+    if cost then
+      book(cost, bound)
+      if cost > bound then breaches = breaches + 1 end
+    else
+      suspect(id, bound, generation)
+    end
+  elseif cost then
+    late = late + 1
+    entry = redis.call('HGET', suspects, id)
+    if entry then
+      local amount = cjson.decode(entry).amount
+      sums.suspect = sums.suspect - amount
+      book(cost, amount)
+      redis.call('HDEL', suspects, id)
+    else
+      local booked = tonumber(redis.call('HGET', closed, id) or 0)
+      sums.debt = sums.debt + cost - booked
+      redis.call('HDEL', closed, id)
+    end
+  elseif redis.call('HEXISTS', suspects, id) == 0 and redis.call('HEXISTS', closed, id) == 0 then
+    suspect(id, tonumber(ARGV[i + 1]), generation)
+  end
+  if outcome == 's' then good = good + 1 elseif outcome == 'f' then bad = bad + 1 end
+  if ARGV[i + 5] == '1' then slow = slow + 1 end
+end
+
+for i = 1, budget_count do
+  for field, sum in pairs(sums) do
+    if sum ~= 0 then redis.call('HINCRBY', KEYS[5 + i], field, whole(sum)) end
+  end
+end
+if breaches > 0 then redis.call('HINCRBY', books, 'bound_breaches', breaches) end
+if late > 0 then redis.call('HINCRBY', books, 'late', late) end
+
+-- Give tokens back to a bucket: `above` is by how much the level would have been higher, carried over every peak since.
+local function give_back(key, rate, capacity)
+  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'slot')
+  if not told[1] then return end
+  local changes, touched = {}, tonumber(told[2])
+  local level = refilled(told[1], touched, now, rate, capacity)
+  local this = note_peaks(key, changes, told[3], now, level)
+  redis.call('HSET', key, unpack(changes))
+  local peaks, above, over = redis.call('HMGET', key, unpack(peak_names)), 0, 0
+  changes = {}
+  for slot = math.max(oldest, this - SLOTS + 1), this do
+    local unused = (returned[slot] or 0) * UNIT
+    if unused < 0 then over = over - unused else above = above + unused end
+    if above > 0 then
+      local place = slot % SLOTS
+      local peak = tonumber(peaks[place + 1] or 0)
+      above = math.max(0, math.min(above, full - peak))
+      put(changes, 'p' .. place, whole(peak + above))
+    end
+  end
+  put(changes, 'tokens', whole(math.min(full, level + above) - over))
+  put(changes, 'at', whole(math.max(now, touched)))
+  redis.call('HSET', key, unpack(changes))
+end
+
+for i = 1, limit_count do
+  local key, rate, capacity = KEYS[5 + budget_count + i], tonumber(ARGV[11 + 2 * i]), tonumber(ARGV[12 + 2 * i])
+  if landed > 0 then redis.call('HINCRBY', key, 'in_air', -landed) end
+  if rate and oldest then give_back(key, rate, capacity) end
+end
+if landed > 0 then redis.call('HINCRBY', model, 'in_air', -landed) end
+if probed > 0 then redis.call('HINCRBY', model, 'probing', -probed) end
+if good + bad == 0 then return { 1, 0, now } end
+
+-- the adaptive share grows by one for each round of successes
+local facts = redis.call('HMGET', model, 'state', 'trips', 'window', 'share', 'slots', 'good', 'streak')
+local state, trips, window, share = facts[1] or 'closed', tonumber(facts[2] or 0), tonumber(facts[3]), tonumber(facts[4])
+if facts[7] and good > 0 then redis.call('HDEL', model, 'streak') end
+if share and good > 0 then
+  share = share + good / share
+  if share > WIDE then redis.call('HDEL', model, 'share') else redis.call('HSET', model, 'share', share) end
+end
+if state == 'open' then return { 1, 0, now } end
+
+-- the breaker: outcomes in six parts of its window while it is closed, those of its probes while it is half open
+local function trip()
+  local pause = math.min(tonumber(ARGV[10]), tonumber(ARGV[9]) * 2 ^ math.min(trips, 20))
+  pause = math.floor(pause * (0.8 + 0.4 * tonumber(ARGV[12])))
+  redis.call('HSET', model, 'state', 'open', 'until', whole(now + pause), 'trips', trips + 1, 'tripped', 'failures')
+  redis.call('HDEL', model, 'slots', 'window', 'good')
+  return { 1, 1, now }
+end
+
+if state == 'half' then
+  if probes_bad > 0 then return trip() end
+  local passed = tonumber(facts[6] or 0) + probes_good
+  if passed < tonumber(ARGV[11]) then
+    redis.call('HSET', model, 'good', passed)
+  else
+    redis.call('HSET', model, 'state', 'closed', 'window', 2 * passed)
+    redis.call('HDEL', model, 'good', 'slots', 'until', 'tripped')
+  end
+  return { 1, 0, now }
+end
+
+local part = math.max(1, math.floor(tonumber(ARGV[5]) / 6))
+local this = math.floor(now / part)
+local kept, calls, failures, slows = {}, good + bad, bad, slow
+for slot, ok, fail, late_ones in string.gmatch(facts[5] or '', '(%d+),(%d+),(%d+),(%d+);') do
+  slot, ok, fail, late_ones = tonumber(slot), tonumber(ok), tonumber(fail), tonumber(late_ones)
+  if slot > this - 6 and slot <= this then
+    calls, failures, slows = calls + ok + fail, failures + fail, slows + late_ones
+    if slot == this then
+      good, bad, slow = good + ok, bad + fail, slow + late_ones
+    else
+      kept[#kept + 1] = slot .. ',' .. ok .. ',' .. fail .. ',' .. late_ones .. ';'
+    end
+  end
+end
+local slow_share = tonumber(ARGV[8])
+if calls >= tonumber(ARGV[6])
+  and (failures * 1000 >= calls * tonumber(ARGV[7]) or (slow_share and slows * 1000 >= calls * slow_share))
+then
+  return trip()
+end
+kept[#kept + 1] = this .. ',' .. good .. ',' .. bad .. ',' .. slow .. ';'
+redis.call('HSET', model, 'slots', table.concat(kept))
+if window then
+  window = window + good
+  if window > WIDE then
+    redis.call('HDEL', model, 'window', 'trips')
+  else
+    redis.call('HSET', model, 'window', window)
+  end
+end
+return { 1, 0, now }

@@ -1,0 +1,122 @@
+"""Settling: what was held becomes what was spent, once, in the same pipeline as the results and after them.
+
+Settlements of one owner go out in order, each call under a number that grows: a repeated call books nothing twice.
+"""
+
+import random
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import NoScriptError
+
+from batchmill.store import keys
+from batchmill.store.gate import Caller
+from batchmill.store.rules import Rules
+from batchmill.store.scripts import Argument, Script
+
+_settle = Script("settle", prelude="bucket")
+_THOUSAND = 1000
+
+
+class Outcome(StrEnum):
+    """What a call says about the provider."""
+
+    ANSWERED = "s"
+    FAILED = "f"
+    NOTHING = "n"
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """How one call ended. `cost` None: nobody knows, so its bound becomes suspect; `tokens` None: all it reserved."""
+
+    hold: str
+    bound: int
+    cost: int | None
+    tokens: int | None = None
+    outcome: Outcome = Outcome.NOTHING
+    slow: bool = False
+    generation: str | None = None
+
+
+class Settling(msgspec.Struct, frozen=True):
+    """One call: settlements of holds that were taken under the same rules. `number` grows from call to call."""
+
+    number: int
+    rules: Rules
+    settlements: tuple[Settlement, ...]
+
+
+class Booked(msgspec.Struct, frozen=True):
+    """What a call did: `new` unless it was a repetition; whether it tripped the model's breaker."""
+
+    new: bool
+    tripped: bool = False
+
+
+def queue(pipe: Pipeline, caller: Caller, settling: Settling) -> None:
+    """Add a call to a pipeline; `answer` reads its reply."""
+    _settle.queue(pipe, *_call(caller, settling))
+
+
+async def answer(redis: Redis, caller: Caller, settling: Settling, reply: object) -> Booked:
+    """Read the reply of a queued call, and make the call when the server did not know the script. Raises errors."""
+    if isinstance(reply, NoScriptError):
+        reply = await _settle(redis, *_call(caller, settling))
+    if isinstance(reply, Exception):
+        raise reply
+    told: list[int] = reply  # type: ignore[assignment]  # the script's own shape
+    return Booked(bool(told[0]), len(told) > 1 and bool(told[1]))
+
+
+async def settle(redis: Redis, caller: Caller, settlings: Sequence[Settling]) -> list[Booked]:
+    """Settle in one round trip, in order."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for settling in settlings:
+            queue(pipe, caller, settling)
+        replies = await pipe.execute(raise_on_error=False)
+    return [await answer(redis, caller, *pair) for pair in zip(settlings, replies, strict=True)]
+
+
+def _call(caller: Caller, settling: Settling) -> tuple[list[str], list[Argument]]:
+    upstream, rules = caller.upstream, settling.rules
+    names = [
+        keys.books(upstream),
+        keys.holds(upstream, caller.owner),
+        keys.model(upstream, rules.model),
+        keys.suspects(upstream),
+        keys.closed(upstream),
+        *rules.keys,
+    ]
+    arguments: list[Argument] = [settling.number, len(rules.budgets), len(rules.limits), rules.model]
+    arguments += _breaker_arguments(rules)
+    for rule in rules.limits:
+        limit = rule.limit
+        arguments += ("", "") if limit.tokens_per_minute is None else (limit.tokens_per_minute, limit.token_capacity)
+    for one in settling.settlements:
+        arguments += (
+            one.hold,
+            one.bound,
+            "" if one.cost is None else one.cost,
+            "" if one.tokens is None else one.tokens,
+            one.outcome.value,
+            "1" if one.slow else "",
+            one.generation or "",
+        )
+    return names, arguments
+
+
+def _breaker_arguments(rules: Rules) -> list[Argument]:
+    breaker = rules.breaker
+    return [
+        round(breaker.window_seconds * _THOUSAND),
+        breaker.min_calls,
+        round(breaker.failure_ratio * _THOUSAND),
+        "" if breaker.slow_seconds is None else round(breaker.slow_ratio * _THOUSAND),
+        round(breaker.open_seconds * _THOUSAND),
+        round(breaker.max_open_seconds * _THOUSAND),
+        breaker.probes,
+        f"{random.random():.6f}",  # noqa: S311 - spreading load, not secrets
+    ]

@@ -1,0 +1,118 @@
+"""Suspects: money of calls whose outcome nobody knows. It counts as spent until it is settled, looked up or released.
+
+    owner silent ──► abandon ──► suspect ──late settlement──► spent
+                                   ├── reconcile (the upstream's own books, by generation id) ──► spent
+                                   └── release (an operator's word) ──► free
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.store import audit, keys
+from batchmill.store.scripts import Argument, Script
+
+_abandon = Script("abandon")
+_close = Script("close")
+
+_CHUNK = 500
+
+
+class Suspect(msgspec.Struct, frozen=True):
+    """One call whose outcome is unknown. `amount` in nano-dollars, `at` in ms, `budgets` the windows that count it."""
+
+    hold: str
+    amount: int
+    batch: str
+    index: int
+    model: str
+    generation: str
+    at: int
+    budgets: list[str]
+
+
+class _Entry(msgspec.Struct):
+    amount: int
+    batch: str = ""
+    index: int = 0
+    model: str = ""
+    generation: str = ""
+    at: int = 0
+    budgets: list[str] | dict[str, str] = []  # cjson writes an empty list as an object
+
+
+_decode = msgspec.json.Decoder(_Entry, strict=False).decode
+
+
+async def suspects(redis: Redis, upstream: str) -> list[Suspect]:
+    """Return all suspects, oldest first."""
+    entries = await redis.execute_command("HGETALL", keys.suspects(upstream))
+    found = [_suspect(hold.decode(), value) for hold, value in entries.items()]
+    return sorted(found, key=lambda suspect: (suspect.at, suspect.hold))
+
+
+def _suspect(hold: str, value: bytes) -> Suspect:
+    entry = _decode(value)
+    budgets = entry.budgets if isinstance(entry.budgets, list) else []
+    return Suspect(hold, entry.amount, entry.batch, entry.index, entry.model, entry.generation, entry.at, budgets)
+
+
+async def close(redis: Redis, upstream: str, suspect: Suspect, cost: int) -> bool:
+    """Book what a suspect really cost (nano-dollars); False when somebody else closed or settled it first."""
+    names = [keys.suspects(upstream), keys.closed(upstream), *suspect.budgets]
+    return bool(await _close(redis, names, [suspect.hold, cost]))
+
+
+async def release(redis: Redis, upstream: str, holds: Sequence[str], who: str) -> list[str]:
+    """Free suspects because an operator says that they cost nothing; return those that were freed. Audited."""
+    known = {suspect.hold: suspect for suspect in await suspects(redis, upstream)}
+    freed = [hold for hold in holds if hold in known and await close(redis, upstream, known[hold], 0)]
+    for hold in freed:
+        suspect = known[hold]
+        detail = {"hold": hold, "amount": suspect.amount, "batch": suspect.batch, "model": suspect.model}
+        await audit.note(redis, upstream, who, "release", detail)
+    return freed
+
+
+async def silent_owners(redis: Redis, upstream: str) -> list[str]:
+    """Return owners whose lease is over."""
+    seconds, microseconds = await redis.execute_command("TIME")
+    now = int(seconds) * 1000 + int(microseconds) // 1000
+    owners = await redis.execute_command("ZRANGEBYSCORE", keys.owners(upstream), "-inf", now)
+    return [owner.decode() for owner in owners]
+
+
+async def abandon(redis: Redis, upstream: str, owner: str) -> int:
+    """Make suspects of what a silent owner holds; return how many. Nothing happens when it lives after all."""
+    fields = await redis.execute_command("HGETALL", keys.holds(upstream, owner))
+    by_rules: dict[bytes, list[bytes]] = {}
+    for name, value in fields.items():
+        rules, colon, _ = value.partition(b":")
+        if colon and rules.isdigit() and not name.startswith((b"rules", b"ask", b"g")):
+            by_rules.setdefault(rules, []).append(name)
+    moved = 0
+    for rules, holds in by_rules.items():
+        text = fields.get(b"rules" + rules)
+        if text is None:
+            continue  # cannot be: the text is written in the same step as the first hold
+        model, count, *names = text.decode().split("\n")
+        for start in range(0, len(holds), _CHUNK):
+            done = await _abandon_some(
+                redis, upstream, owner, (model, int(count), names), [rules, *holds[start : start + _CHUNK]]
+            )
+            if done < 0:
+                return moved
+            moved += done
+    await _abandon_some(redis, upstream, owner, ("", 0, []), [b"0"])
+    return moved
+
+
+async def _abandon_some(
+    redis: Redis, upstream: str, owner: str, rules: tuple[str, int, list[str]], wanted: list[bytes]
+) -> int:
+    model, budgets, names = rules
+    number, *holds = wanted
+    places = [keys.owners(upstream), keys.holds(upstream, owner), keys.model(upstream, model), keys.suspects(upstream)]
+    arguments: list[Argument] = [owner, number, budgets, len(names) - budgets, model, *holds]
+    return int(await _abandon(redis, [*places, *names], arguments))

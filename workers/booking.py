@@ -1,0 +1,59 @@
+"""What a call's end means for the money: pure, values in, values out."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import msgspec
+
+from batchmill.openrouter.money import to_nano
+from batchmill.openrouter.outcomes import Answer, Billed, Fault, Outcome, Usage
+from batchmill.openrouter.prices import Billable, bill, decode_price
+from batchmill.store import settlement as money
+from batchmill.store.model import Terms
+from batchmill.store.settlement import Settlement
+from batchmill.workers.line import Hold, LineRun
+
+_NO_USAGE = Usage()
+_MILLISECONDS = 1000
+_read_price = lru_cache(maxsize=1024)(decode_price)
+
+
+def priced(outcome: Outcome, terms: Terms) -> Outcome:
+    """Return the outcome with its cost: as the upstream told it, else as its tokens cost by the price we know."""
+    if outcome.cost is not None or terms.pricing is None or outcome.usage in (None, _NO_USAGE):
+        return outcome
+    usage: Usage = outcome.usage or _NO_USAGE
+    billed = bill(
+        _read_price(terms.pricing),
+        Billable(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        ),
+        datetime.now(UTC),
+    )
+    return outcome if billed is None else msgspec.structs.replace(outcome, cost=to_nano(billed.total))
+
+
+def settlement(run: LineRun, hold: Hold, outcome: Outcome) -> Settlement:
+    """Return what a call's end means for the money: what it cost, or that nobody knows."""
+    slow_after = hold.rules.breaker.slow_seconds
+    slow = slow_after is not None and outcome.latency_ms > slow_after * _MILLISECONDS
+    if isinstance(outcome, Answer):
+        used = _used(outcome.usage)
+        return Settlement(hold.id, run.line.bound, outcome.cost or 0, used, money.Outcome.ANSWERED, slow)
+    spoke = money.Outcome.FAILED if outcome.fault is Fault.PROVIDER else money.Outcome.NOTHING
+    cost, used = outcome.cost, _used(outcome.usage)
+    if outcome.billed is Billed.NO:
+        cost, used = cost or 0, used or 0
+    return Settlement(hold.id, run.line.bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
+
+
+def unknown(run: LineRun, hold: Hold) -> Settlement:
+    """Return what a call means for the money that was given up: nobody knows."""
+    return Settlement(hold.id, run.line.bound, None, generation=run.generation)
+
+
+def _used(usage: Usage | None) -> int | None:
+    return None if usage is None or usage == _NO_USAGE else usage.prompt_tokens + usage.completion_tokens

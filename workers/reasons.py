@@ -1,0 +1,50 @@
+"""Why lines wait, in words for people: which rule binds, until when, and what would change it."""
+
+import time
+
+import msgspec
+
+from batchmill.store.gate import NEVER, Reply, Why
+from batchmill.store.rules import Rules
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why lines of a scope wait. A scope is a model, `:free`, `account`, or a batch; `kind` is one of the gate's words."""
+
+    scope: str
+    kind: str
+    text: str
+
+
+def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
+    """Say why the gate refused; None when somebody else says it, or when it is no news."""
+    model, until = rules.model, _until(reply)
+    match reply.why:
+        case Why.ALARM:
+            text = (
+                "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
+                "until `batchmill budgets accept-restored`"
+            )
+            return Reason("alarm", "alarm", text)
+        case Why.PAUSE if rules.scopes[reply.which - 1].startswith("op:"):
+            return Reason(model, "pause", f"{model} is paused by an operator until `batchmill resume {model}`")
+        case Why.BREAKER:
+            text = f"the breaker of {model} is open{until}" if reply.wait != NEVER else f"{model} is being probed"
+            return Reason(model, "breaker", text)
+        case Why.SHARE:
+            return Reason(model, "share", f"{model} takes fewer lines at once for now: it said that there were too many")
+        case Why.LIMIT:
+            return Reason(model, "limit", f"limit {rules.limits[reply.which - 1].name} of {model}{until}")
+        case Why.BUDGET:
+            name = rules.budgets[reply.which - 1].name
+            text = f"budget {name} has no room left{until}; `batchmill budgets raise {name} USD` makes some"
+            return Reason(batch_id, "budget", text)
+        case _:
+            return None
+
+
+def _until(reply: Reply) -> str:
+    if reply.wait == NEVER:
+        return ""
+    moment = time.gmtime((reply.now + reply.wait) / 1000)
+    return f" until {time.strftime('%Y-%m-%d %H:%M:%S', moment)} UTC"
