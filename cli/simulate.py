@@ -35,6 +35,7 @@ _SHARE = click.FloatRange(0, 1)
     help="Balance of the account, then 402.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same answers and faults.")
+@click.option("--early-headers", is_flag=True, help="Send a whole answer's headers at once, its body when it is there.")
 @click.option("--record", is_flag=True, help="Keep every call for GET /_sim/calls.")
 @click.option("--allow-remote", is_flag=True, help="Listen on a host that other machines reach.")
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
@@ -48,6 +49,7 @@ def simulate(
     max_in_flight: int | None,
     credits_usd: int,
     seed: int,
+    early_headers: bool,
     record: bool,
     allow_remote: bool,
     until_stdin_closes: bool,
@@ -70,6 +72,7 @@ def simulate(
         rpm={"*": rpm} if rpm else {},
         max_in_flight=max_in_flight,
         credits_usd=credits_usd,
+        early_headers=early_headers,
         record=record,
         allow_remote=allow_remote,
     )

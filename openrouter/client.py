@@ -9,6 +9,7 @@ import io
 import time
 import typing
 import urllib.request
+from collections.abc import Callable
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,10 +26,14 @@ from batchmill.config.settings import Secret, UpstreamSettings
 from batchmill.config.urls import normalized_url
 from batchmill.openrouter.classify import Verdict, provider_fault
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
+from batchmill.openrouter.models import ModelFacts, decode_models
 from batchmill.openrouter.outcomes import Billed, Failure, Fault, Outcome
-from batchmill.openrouter.replies import SUCCESSES, Reply, judge, lost, refuse
+from batchmill.openrouter.replies import GENERATION_ID, SUCCESSES, Reply, judge, lost, refuse
 from batchmill.openrouter.stream import Gathering, OnChunk, follow, streaming_body
-from batchmill.openrouter.wire import KeyEnvelope, KeyInfo, salvage
+from batchmill.openrouter.wire import GenerationInfo, KeyEnvelope, KeyInfo, decode_generation, salvage
+
+OnGeneration = Callable[[str], None]
+"""Gets the id under which the upstream keeps a call; must not raise."""
 
 _KEEPALIVE_SECONDS: Final = 15.0  # an idle connection that the server closes in that moment costs a lost request
 _DNS_SECONDS: Final = 60
@@ -81,6 +86,7 @@ class Upstream:
         self._base_url = normalized_url(settings.base_url)
         self._completions = httpx.URL(f"{self._base_url}/chat/completions")
         self._key_url = httpx.URL(f"{self._base_url}/key")
+        self._models_url = httpx.URL(f"{self._base_url}/models")
         self._timeouts = {"timeout": {"connect": settings.connect_timeout, "read": settings.read_timeout}}
         self._total = settings.total_timeout
         self._key = api_key
@@ -115,9 +121,12 @@ class Upstream:
         """Close every connection."""
         await self._transport.aclose()
 
-    async def complete(self, body: bytes) -> Outcome:
-        """Send one completion request, a JSON object, and return how it ended; trouble is a Failure, never raised."""
-        reply = await self._send(_Request("POST", self._completions, body, self._timeouts))
+    async def complete(self, body: bytes, on_generation: OnGeneration | None = None) -> Outcome:
+        """Send one completion request, a JSON object, and return how it ended; trouble is a Failure, never raised.
+
+        `on_generation` gets the generation id as soon as the headers of the answer tell it, before its body is there.
+        """
+        reply = await self._send(_Request("POST", self._completions, body, self._timeouts), on_generation)
         return reply if isinstance(reply, Failure) else self._judge(reply)
 
     async def stream(self, body: bytes, on_chunk: OnChunk | None = None) -> Outcome:
@@ -152,12 +161,30 @@ class Upstream:
 
         Raises UpstreamRefusedError when the key is refused, UpstreamUnavailableError when there is no usable answer.
         """
-        reply = await self._send(_Request("GET", self._key_url, b"", self._timeouts))
+        reply = await self._look_up(self._key_url)
+        envelope = salvage(reply.body, KeyEnvelope) if reply else None
+        return envelope.data if envelope else None
+
+    async def generation(self, generation_id: str) -> GenerationInfo | None:
+        """Return what became of a call (`GET /generation`); None while the upstream does not know it.
+
+        OpenRouter tells of a call only some seconds after its end. Raises as `key`.
+        """
+        reply = await self._look_up(httpx.URL(f"{self._base_url}/generation", params={"id": generation_id}))
+        return decode_generation(reply.body, generation_id) if reply else None
+
+    async def models(self) -> dict[str, ModelFacts]:
+        """Return the priced models by id (`GET /models`); none when the endpoint names no prices. Raises as `key`."""
+        reply = await self._look_up(self._models_url)
+        return decode_models(reply.body) if reply else {}
+
+    async def _look_up(self, url: httpx.URL) -> Reply | None:
+        """Return the answer to a GET; None when there is no such thing or no such call."""
+        reply = await self._send(_Request("GET", url, b"", self._timeouts))
         if isinstance(reply, Failure):
             raise UpstreamUnavailableError(reply)
         if reply.status in SUCCESSES:
-            envelope = salvage(reply.body, KeyEnvelope)
-            return envelope.data if envelope else None
+            return reply
         failure = self._without_key(refuse(reply, time.time()))
         if reply.status in _NO_SUCH_CALL:
             return None
@@ -165,12 +192,14 @@ class Upstream:
             raise UpstreamRefusedError(failure)
         raise UpstreamUnavailableError(failure)
 
-    async def _send(self, request: httpx.Request) -> Reply | Failure:
+    async def _send(self, request: httpx.Request, on_generation: OnGeneration | None = None) -> Reply | Failure:
         started = time.monotonic()
         response = None
         try:
             async with asyncio.timeout(self._total):
                 response = await self._transport.handle_async_request(request)
+                if on_generation is not None and (generation_id := response.headers.get(GENERATION_ID)):
+                    on_generation(generation_id)
                 content = await _read(response)
         except _TROUBLE as error:
             return _lost(verdict_on_trouble(error), response, started)

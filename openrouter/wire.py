@@ -120,6 +120,40 @@ class KeyEnvelope(msgspec.Struct):
     data: KeyInfo | None = None
 
 
+class GenerationInfo(msgspec.Struct, frozen=True):
+    """`GET /generation`: what one call cost in USD, and the tokens that it was billed for."""
+
+    id: str
+    total_cost: Decimal
+    usage: Usage = Usage()
+    model: str | None = None
+    provider: str | None = None
+    finish_reason: str | None = None
+    cancelled: bool | None = None
+
+    @property
+    def cost(self) -> int:
+        """The cost in nano-dollars, rounded up."""
+        return to_nano(self.total_cost)
+
+
+class _Generation(msgspec.Struct):
+    id: str | None = None
+    total_cost: Decimal | None = None
+    native_tokens_prompt: _Tokens = None  # the native counts are those that were billed
+    native_tokens_completion: _Tokens = None
+    native_tokens_cached: _Tokens = None
+    native_tokens_reasoning: _Tokens = None
+    model: str | None = None
+    provider_name: str | None = None
+    finish_reason: str | None = None
+    cancelled: bool | None = None
+
+
+class _GenerationEnvelope(msgspec.Struct):
+    data: _Generation | None = None
+
+
 _decode_completion = msgspec.json.Decoder(Completion).decode
 _decode_table = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -171,6 +205,28 @@ def _salvage_list(raw: msgspec.Raw, kind: type[msgspec.Struct]) -> list[msgspec.
     return [item for item in (salvage(each, kind) for each in items) if item is not None]
 
 
+def decode_generation(body: bytes, generation_id: str) -> GenerationInfo | None:
+    """Return what `GET /generation` told of a call; None when it holds no cost, for then it tells nothing yet."""
+    envelope = salvage(body, _GenerationEnvelope)
+    data = envelope.data if envelope else None
+    if data is None or data.total_cost is None or not _is_money(data.total_cost):
+        return None
+    return GenerationInfo(
+        data.id or generation_id,
+        data.total_cost,
+        Usage(
+            data.native_tokens_prompt or 0,
+            data.native_tokens_completion or 0,
+            data.native_tokens_cached or 0,
+            data.native_tokens_reasoning or 0,
+        ),
+        data.model,
+        data.provider_name,
+        data.finish_reason,
+        data.cancelled,
+    )
+
+
 def has_content(body: bytes) -> bool:
     """Whether any choice holds partial content: then tokens were made, and maybe charged."""
     try:
@@ -202,9 +258,10 @@ def tokens_of(report: UsageReport | None) -> Usage:
 
 def cost_of(report: UsageReport | None) -> int | None:
     """Return the reported cost in nano-dollars, rounded up; None when there is none that can be money."""
-    if report is None or report.cost is None:
+    if report is None or report.cost is None or not _is_money(report.cost):
         return None
-    cost = report.cost
-    if not cost.is_finite() or not 0 <= cost <= _MAX_COST_USD:
-        return None
-    return to_nano(cost)
+    return to_nano(report.cost)
+
+
+def _is_money(cost: Decimal) -> bool:
+    return cost.is_finite() and 0 <= cost <= _MAX_COST_USD

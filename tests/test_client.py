@@ -107,6 +107,32 @@ async def test_the_answer_of_a_call() -> None:
     assert (answer.body, answer.cost, answer.generation_id) == (DONE, 500_000_000, "gen-1")
 
 
+async def test_the_generation_is_told_before_the_answer_is_there() -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    read_on = asyncio.Event()
+
+    async def play(writer: asyncio.StreamWriter) -> None:
+        head, _, body = http().partition(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n")
+        await read_on.wait()
+        writer.write(body)
+
+    async with serving(play) as (url, _), upstream(url) as client:
+        call = asyncio.create_task(client.complete(BODY, told.put_nowait))
+        assert await told.get() == "gen-9"
+        assert not call.done()
+        read_on.set()
+        assert isinstance(await call, Answer)
+
+
+async def test_an_answer_without_a_generation_tells_none() -> None:
+    told: list[str] = []
+    raw = http().replace(b"X-Generation-Id", b"X-Other")
+    async with serving(says(raw)) as (url, _), upstream(url) as client:
+        assert isinstance(await client.complete(BODY, told.append), Answer)
+    assert told == []
+
+
 @pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1, 5 << 20])
 async def test_a_large_request_arrives_whole_and_warns_of_nothing(size: int) -> None:
     body = b'{"model":"' + b"x" * size + b'"}'

@@ -15,7 +15,8 @@ from batchmill.config.errors import ConfigError
 from batchmill.config.settings import Secret, UpstreamSettings
 from batchmill.openrouter.client import Upstream
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
-from batchmill.openrouter.outcomes import Answer, Failure
+from batchmill.openrouter.outcomes import Answer, Failure, Usage
+from batchmill.openrouter.wire import GenerationInfo
 
 KEY = "sk-or-v1-0123456789abcdef"
 BODY = b'{"model":"a/b","messages":[]}'
@@ -179,3 +180,76 @@ def test_a_proxy_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_client_that_was_never_used_closes() -> None:
     async with Upstream(settings("http://127.0.0.1:1/v1"), None, max_connections=1) as client:
         assert repr(client) == "Upstream('http://127.0.0.1:1/v1')"
+
+
+async def test_what_a_call_became() -> None:
+    told = {
+        "id": "gen-1-x",
+        "total_cost": 0.000132,
+        "native_tokens_prompt": 15,
+        "native_tokens_completion": 51,
+        "native_tokens_reasoning": 7,
+        "native_tokens_cached": None,
+        "tokens_prompt": 14,
+        "model": "a/b",
+        "provider_name": "P",
+        "finish_reason": "stop",
+        "cancelled": "?",
+    }
+
+    def handler(request: web.Request) -> web.Response:
+        assert (request.method, request.path, dict(request.query)) == ("GET", "/v1/generation", {"id": "gen-1-x"})
+        return web.json_response({"data": told})
+
+    async with upstream(handler) as client:
+        found = await client.generation("gen-1-x")
+    assert found == GenerationInfo("gen-1-x", Decimal("0.000132"), Usage(15, 51, 0, 7), "a/b", "P", "stop")
+    assert found.cost == 132_000
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, {"error": {"code": 404, "message": "Generation gen-1 not found"}}),
+        (405, ""),
+        (200, {"data": {"id": "gen-1"}}),
+        (200, {"data": {"id": "gen-1", "total_cost": -1}}),
+        (200, {"data": {"id": "gen-1", "total_cost": "much"}}),
+        (200, "<html>"),
+    ],
+)
+async def test_a_call_that_is_not_known_yet(status: int, body: Any) -> None:
+    async with upstream(answering(status, body)) as client:
+        assert await client.generation("gen-1") is None
+
+
+async def test_a_call_that_can_not_be_looked_up() -> None:
+    async with upstream(answering(500, {"error": {"code": 500, "message": "later"}})) as client:
+        with pytest.raises(UpstreamUnavailableError, match="later"):
+            await client.generation("gen-1")
+    async with upstream(answering(401, {"error": {"code": 401, "message": "User not found."}})) as client:
+        with pytest.raises(UpstreamRefusedError, match="User not found"):
+            await client.generation("gen-1")
+
+
+async def test_the_models_and_their_prices() -> None:
+    pricing = {"prompt": "0.000001", "completion": "0.000002"}
+    listing = {"data": [{"id": "a/b", "pricing": pricing, "context_length": 8192}, {"id": "c/d", "object": "model"}]}
+
+    def handler(request: web.Request) -> web.Response:
+        assert (request.method, request.path) == ("GET", "/v1/models")
+        return web.json_response(listing)
+
+    async with upstream(handler) as client:
+        models = await client.models()
+    assert [(each.id, each.context_length, each.max_completion_tokens) for each in models.values()] == [
+        ("a/b", 8192, None)
+    ]
+
+
+async def test_an_endpoint_that_lists_no_models() -> None:
+    async with upstream(answering(404, {"detail": "Not Found"})) as client:
+        assert await client.models() == {}
+    async with upstream(answering(502, "")) as client:
+        with pytest.raises(UpstreamUnavailableError):
+            await client.models()

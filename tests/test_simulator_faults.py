@@ -134,6 +134,52 @@ async def test_a_stream_that_is_cut_off_is_billed_up_to_there() -> None:
     assert [record.status for record in at.simulator.calls] == ["cut", "200"]
 
 
+async def test_headers_come_at_once_when_they_are_to() -> None:
+    async with desk(early_headers=True, latency="1200") as at:
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]})
+        async with at.session.post(f"{at.simulator.base_url}/chat/completions", data=body, headers=KEY) as response:
+            known = response.headers["X-Generation-Id"]
+            assert at.simulator.stats.in_flight == 1
+            answer = await response.read()
+    assert answer.startswith(b"  ")
+    assert json.loads(answer)["id"] == known
+
+
+async def test_the_generation_of_a_call_that_never_ends_is_known() -> None:
+    async with desk(early_headers=True, faults=always(FaultKind.HANG)) as at:
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]})
+        async with at.session.post(f"{at.simulator.base_url}/chat/completions", data=body, headers=KEY) as response:
+            known = response.headers["X-Generation-Id"]
+        data = (await at.get(f"/generation?id={known}")).json["data"]
+    assert data["total_cost"] * 10**9 == at.simulator.stats.billed_nano > 0
+
+
+@pytest.mark.parametrize("kind", [FaultKind.IN_BAND, FaultKind.MID_STREAM])
+async def test_an_error_behind_early_headers(kind: FaultKind) -> None:
+    async with desk(early_headers=True, faults=always(kind)) as at:
+        reply = await at.ask()
+    assert (reply.status, reply.body[:1]) == (200, b" ")
+    assert "X-Generation-Id" in reply.headers
+    assert b'"code":502' in reply.body
+
+
+async def test_an_answer_that_is_cut_off_behind_early_headers() -> None:
+    async with desk(early_headers=True, faults=always(FaultKind.CUT)) as at:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await at.ask()
+    assert at.simulator.stats.by_status == {"cut": 1}
+
+
+async def test_a_whole_answer_that_nobody_waits_for_is_billed_behind_early_headers() -> None:
+    async with desk(early_headers=True, latency="1100") as at:
+        body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]})
+        async with at.session.post(f"{at.simulator.base_url}/chat/completions", data=body, headers=KEY) as response:
+            response.close()
+        await wait_until(lambda: at.simulator.stats.in_flight == 0)
+    assert at.simulator.stats.completions == 1
+    assert at.simulator.stats.by_status == {"dropped": 1}
+
+
 async def cut(at: Desk, *, stream: bool) -> dict[str, str]:
     body = json.dumps({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "Hello"}]})
     async with at.session.post(f"{at.simulator.base_url}/chat/completions", data=body, headers=KEY) as response:

@@ -29,6 +29,7 @@ _CANT_STOP = frozenset(
     )
 )
 _FIRST_TOKEN_SHARE = 0.3  # of a call's time, before a stream's first words
+_BLANK_SECONDS = 1.0  # between the blanks that keep a slow connection alive
 _LOOK_SECONDS = 0.1  # how often a hanging call looks whether its client is still there
 _JSON = "application/json"
 _DROPPED = "dropped"
@@ -63,28 +64,41 @@ class Completions:
         return web.Response(status=refusal.status, body=refusal.body, headers=refusal.headers, content_type=_JSON)
 
     async def _whole(self, request: web.BaseRequest, call: Call, decision: Decision) -> web.StreamResponse:
-        await _wait(decision.seconds)
-        created = int(call.started)
         headers = {"Content-Type": _JSON, "X-Generation-Id": decision.generation_id}
-        match decision.fault:
-            case FaultKind.IN_BAND:
-                return web.Response(body=self._error(decision).body, headers=headers)
-            case FaultKind.MID_STREAM:
-                error = self._error(decision).error
-                body = replies.broken_answer(decision.plan, decision.generation_id, created, error)
-                return web.Response(body=body, headers=headers)
-        if request.transport is None:
-            call.status = _DROPPED
-        charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
-        body = replies.whole_answer(decision.plan, decision.generation_id, created, charge)
+        early: web.StreamResponse | None = None
+        if self._upstream.options.early_headers:
+            early = web.StreamResponse(headers=headers)
+            await early.prepare(request)
+            await _send_blanks(early, call, decision.seconds)
+        else:
+            await _wait(decision.seconds)
+        body = self._generated(request, call, decision)
         match decision.fault:
             case FaultKind.CUT:
                 call.status = "cut"
-                return await _cut_answer(request, body, headers)
+                return await _cut_answer(request, body, headers, early)
             case FaultKind.HANG:
                 call.status = "hang"
                 await _until_gone(request)
-        return web.Response(body=body, headers=headers)
+        if early is None:
+            return web.Response(body=body, headers=headers)
+        if await _send(early, call, body):
+            await early.write_eof()
+        return early
+
+    def _generated(self, request: web.BaseRequest, call: Call, decision: Decision) -> bytes:
+        """Return the body of a whole answer; one without an error is billed, whether or not anyone waits for it."""
+        created = int(call.started)
+        match decision.fault:
+            case FaultKind.IN_BAND:
+                return self._error(decision).body
+            case FaultKind.MID_STREAM:
+                error = self._error(decision).error
+                return replies.broken_answer(decision.plan, decision.generation_id, created, error)
+        if request.transport is None:
+            call.status = _DROPPED
+        charge = self._upstream.book(call, decision, decision.plan.usage, whole=True)
+        return replies.whole_answer(decision.plan, decision.generation_id, created, charge)
 
     async def _streamed(self, request: web.BaseRequest, call: Call, decision: Decision) -> web.StreamResponse:
         headers = {
@@ -172,11 +186,24 @@ async def _send(response: web.StreamResponse, call: Call, data: bytes) -> bool:
     return True
 
 
-async def _cut_answer(request: web.BaseRequest, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send half of a body whose whole length was announced, then close."""
-    response = web.StreamResponse(headers=headers)
-    response.content_length = len(body)
-    await response.prepare(request)
+async def _send_blanks(response: web.StreamResponse, call: Call, seconds: float) -> None:
+    """Pass the time of a call, in blanks that JSON allows before the answer; it goes on when its client is gone."""
+    here = await _send(response, call, b" ")
+    while seconds > 0:
+        pause = min(seconds, _BLANK_SECONDS)
+        await _wait(pause)
+        seconds -= pause
+        here = here and await _send(response, call, b" ")
+
+
+async def _cut_answer(
+    request: web.BaseRequest, body: bytes, headers: dict[str, str], early: web.StreamResponse | None
+) -> web.StreamResponse:
+    """Send half of a body whose whole length was announced (or whose end was to be told), then close."""
+    response = early or web.StreamResponse(headers=headers)
+    if early is None:
+        response.content_length = len(body)
+        await response.prepare(request)
     await response.write(body[: len(body) // 2])
     _close(request)
     return response

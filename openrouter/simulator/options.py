@@ -17,7 +17,9 @@ class SimulatorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     pattern, together: `{"*": 600}`. `free_rpm` and `free_daily` are the platform's caps on `:free` models, account
     wide (None: no cap). `generation_delay`: seconds until `GET /generation` knows a call. `cached_share`: how many of
     the long prompts are billed as cache hits. `spill_rate`: how many calls are served by a dearer endpoint than the
-    catalogue's, where the request's `max_price` allows it. `record` keeps a record of every call.
+    catalogue's, where the request's `max_price` allows it. `early_headers`: a whole answer's headers are sent when the
+    call begins, and blanks until its body is there, as OpenRouter keeps slow connections alive. `record` keeps a
+    record of every call.
     """
 
     seed: int = 0
@@ -32,5 +34,6 @@ class SimulatorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     generation_delay: Seconds = 0.0
     cached_share: Share = 0.0
     spill_rate: Share = 0.0
+    early_headers: bool = False
     record: bool = False
     allow_remote: bool = False
