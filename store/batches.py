@@ -64,30 +64,33 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     found = msgspec.structs.replace(found, running=min(running, found.total - found.done))
     if found.running or not found.pending:
         return found
-    return msgspec.structs.replace(found, blocked_on=await _blocked_on(redis, found, any_worker=bool(alive)))
+    kinds, reason = await _blocked_on(redis, found, any_worker=bool(alive))
+    return msgspec.structs.replace(found, blocked_on=reason, blocked_by=kinds)
 
 
 async def account_refusal(redis: Redis, upstream: str) -> str | None:
     """Return why the upstream refuses the account now, if it does."""
-    reason = await redis.execute_command("GET", keys.blocked(upstream, "refused"))
-    return reason.decode() if reason else None
+    said = await redis.execute_command("GET", keys.blocked(upstream, "refused"))
+    return said.decode().partition("|")[2] if said else None
 
 
-async def say_blocked(redis: Redis, upstream: str, scope: str, reason: str, *, seconds: float) -> None:
-    """Let everybody see why lines of a scope wait, for as long as they do."""
+async def say_blocked(redis: Redis, upstream: str, scope: str, kind: str, reason: str, seconds: float) -> None:
+    """Let everybody see why lines of a scope (a model, a batch ...) wait, for as long as they do."""
     milliseconds = max(1, round(min(seconds, _LONGEST_SAID) * 1000))
-    await redis.execute_command("SET", keys.blocked(upstream, scope), reason, "PX", milliseconds)
+    await redis.execute_command("SET", keys.blocked(upstream, scope), f"{kind}|{reason}", "PX", milliseconds)
 
 
-async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> str:
+async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> tuple[tuple[str, ...], str]:
     if not any_worker:
-        return f"no worker for {found.upstream}"
-    scopes = ["refused", "account", *found.models]
+        return ("worker",), f"no worker for {found.upstream}"
+    scopes = ["alarm", "refused", "account", found.id, *found.models]
     if any(model.endswith(":free") for model in found.models):
         scopes.append(":free")
     reasons = await redis.execute_command("MGET", *(keys.blocked(found.upstream, scope) for scope in scopes))
-    said = [reason.decode() for reason in reasons if reason]
-    return "; ".join(said) or "no free place: the workers are busy with other lines"
+    said = [reason.decode().partition("|") for reason in reasons if reason]
+    if not said:
+        return ("place",), "no free place: the workers are busy with other lines"
+    return tuple(kind for kind, _, _ in said), "; ".join(text for _, _, text in said)
 
 
 async def exists(redis: Redis, batch_id: str) -> bool:

@@ -10,8 +10,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.store import audit, keys
+from batchmill.store.clock import now_ms
 from batchmill.store.gate import Caller
-from batchmill.store.scripts import Script
+from batchmill.store.scripts import Argument, Script
 
 _tend = Script("tend")
 _TICK_MS = 5_000
@@ -36,7 +37,7 @@ class Sign(msgspec.Struct, frozen=True):
 
 async def tend(redis: Redis, caller: Caller, seen: Seen) -> Sign:
     """Renew the caller's lease on its holds, and look whether the books are the ones that it knows."""
-    arguments = [caller.owner, round(caller.lease * 1000), seen.books, seen.epoch, secrets.token_hex(8), _TICK_MS]
+    arguments: list[Argument] = [caller.owner, round(caller.lease * 1000), seen.books, seen.epoch, secrets.token_hex(8), _TICK_MS]
     books, epoch, alarm = await _tend(redis, [keys.books(caller.upstream), keys.owners(caller.upstream)], arguments)
     if alarm:
         return Sign(seen, alarm.decode())
@@ -64,10 +65,11 @@ async def accept(redis: Redis, upstream: str, who: str) -> bool:
     standing = await alarm(redis, upstream)
     if standing is None:
         return False
-    name = keys.books(upstream)
+    name, now = keys.books(upstream), await now_ms(redis)
+    detail = {"seen": standing.seen, "found": standing.found}
     async with redis.pipeline(transaction=True) as pipe:
         pipe.execute_command("HSET", name, "epoch", max(standing.seen, standing.found) + 2, "follows", standing.known)
         pipe.execute_command("HDEL", name, "alarm")
+        audit.note(pipe, upstream, audit.Entry(who=who, what="accept_restored", at=now, detail=detail))
         await pipe.execute()
-    await audit.note(redis, upstream, who, "accept_restored", {"seen": standing.seen, "found": standing.found})
     return True

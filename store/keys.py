@@ -57,7 +57,8 @@ def pulse(upstream: str) -> str:
 def blocked(upstream: str, scope: str) -> str:
     """String: why lines of the scope wait. Expires when the wait does. Written by workers.
 
-    A scope is a model id, `:free`, `account` (a limit) or `refused` (the account itself).
+    A scope is a model id, a batch id, `:free`, `account` (a limit), `refused` (the account itself) or `alarm`. The
+    value is the kind of reason, `|`, and the reason in words.
     """
     return f"{PREFIX}blocked:{upstream_tag(upstream)}:{scope}"
 

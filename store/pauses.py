@@ -4,6 +4,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.store import keys
+from batchmill.store.clock import now_ms
 from batchmill.store.scripts import Script
 
 _pause = Script("pause")
@@ -31,8 +32,8 @@ async def pause(
 
 async def drop_over(redis: Redis, upstream: str) -> None:
     """Forget pauses that are over."""
-    seconds, _ = await redis.execute_command("TIME")
+    now = await now_ms(redis)
     entries = await redis.execute_command("HGETALL", keys.pauses(upstream))
-    over = [scope for scope, value in entries.items() if 0 <= int(value.split(b"|", 1)[0]) < int(seconds) * 1000]
+    over = [scope for scope, value in entries.items() if 0 <= int(value.split(b"|", 1)[0]) < now]
     if over:
         await redis.execute_command("HDEL", keys.pauses(upstream), *over)

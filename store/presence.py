@@ -16,3 +16,4 @@ async def workers_alive(redis: Redis, upstream: str) -> int:
 async def forget_refusal(redis: Redis, upstream: str) -> None:
     """Forget that the account was refused: somebody may have mended it, and new workers try anew."""
     await redis.execute_command("DEL", keys.blocked(upstream, "refused"))
+    await redis.execute_command("HDEL", keys.pauses(upstream), "refused")

@@ -7,10 +7,10 @@ from functools import cached_property
 
 import msgspec
 
-from batchmill.config.policy import Breaker, Budget, Limit
+from batchmill.config.policy import Breaker, Budget, Limit, Policy
 from batchmill.config.windows import window_at
 from batchmill.store import keys
-from batchmill.store.policy import LivePolicy
+from batchmill.store.policy import BUILT_IN, LivePolicy
 from batchmill.store.scripts import Argument
 
 FREE = ":free"
@@ -85,7 +85,7 @@ class Rulebook:
         self._made: dict[tuple[str, str, str | None], Rules] = {}
         self._numbers: dict[tuple[str, tuple[str, ...]], int] = {}
         self._last = 0
-        self.policy = LivePolicy()
+        self.policy = LivePolicy(0, Policy(), BUILT_IN)
 
     def learn(self, policy: LivePolicy) -> None:
         """Make rules by this policy from now on."""

@@ -11,6 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.store import audit, keys
+from batchmill.store.clock import now_ms
 from batchmill.store.scripts import Argument, Script
 
 _abandon = Script("abandon")
@@ -68,18 +69,19 @@ async def release(redis: Redis, upstream: str, holds: Sequence[str], who: str) -
     """Free suspects because an operator says that they cost nothing; return those that were freed. Audited."""
     known = {suspect.hold: suspect for suspect in await suspects(redis, upstream)}
     freed = [hold for hold in holds if hold in known and await close(redis, upstream, known[hold], 0)]
-    for hold in freed:
-        suspect = known[hold]
-        detail = {"hold": hold, "amount": suspect.amount, "batch": suspect.batch, "model": suspect.model}
-        await audit.note(redis, upstream, who, "release", detail)
+    now = await now_ms(redis)
+    async with redis.pipeline(transaction=True) as pipe:
+        for hold in freed:
+            suspect = known[hold]
+            detail = {"hold": hold, "amount": suspect.amount, "batch": suspect.batch, "model": suspect.model}
+            audit.note(pipe, upstream, audit.Entry(who=who, what="release", at=now, detail=detail))
+        await pipe.execute()
     return freed
 
 
 async def silent_owners(redis: Redis, upstream: str) -> list[str]:
     """Return owners whose lease is over."""
-    seconds, microseconds = await redis.execute_command("TIME")
-    now = int(seconds) * 1000 + int(microseconds) // 1000
-    owners = await redis.execute_command("ZRANGEBYSCORE", keys.owners(upstream), "-inf", now)
+    owners = await redis.execute_command("ZRANGEBYSCORE", keys.owners(upstream), "-inf", await now_ms(redis))
     return [owner.decode() for owner in owners]
 
 
@@ -116,3 +118,9 @@ async def _abandon_some(
     places = [keys.owners(upstream), keys.holds(upstream, owner), keys.model(upstream, model), keys.suspects(upstream)]
     arguments: list[Argument] = [owner, number, budgets, len(names) - budgets, model, *holds]
     return int(await _abandon(redis, [*places, *names], arguments))
+
+
+async def leave(redis: Redis, upstream: str, owner: str) -> int:
+    """End an owner's lease in order; what it holds all the same becomes suspect. Returns how many that were."""
+    await redis.execute_command("ZADD", keys.owners(upstream), "XX", 0, owner)
+    return await abandon(redis, upstream, owner)

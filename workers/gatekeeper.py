@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ import structlog
 from redis.asyncio import Redis
 
 from batchmill.store import policy
+from batchmill.store.clock import now_ms
 from batchmill.store.connection import outlive
 from batchmill.store.gate import Ask, Caller, Candidate, Reply, Why, admit
 from batchmill.store.rules import Rulebook, Rules
@@ -60,7 +61,6 @@ class Gatekeeper:
         self._work = asyncio.Event()
         self._ahead_ms = 0.0  # by how much the clock of Redis is ahead of our monotonic one
         self.rulebook = Rulebook(caller.upstream)
-        self.on_policy: Callable[[], None] = lambda: None
 
     @property
     def caller(self) -> Caller:
@@ -99,12 +99,10 @@ class Gatekeeper:
     async def read_policy(self) -> None:
         """Learn the policy that is in force, and what the clock of Redis says."""
         live = await outlive(lambda: policy.live(self._redis, self._caller.upstream))
-        seconds, microseconds = await outlive(lambda: self._redis.execute_command("TIME"))
-        self._clock(int(seconds) * 1000 + int(microseconds) // 1000)
+        self._clock(await outlive(lambda: now_ms(self._redis)))
         if live.version != self.rulebook.policy.version:
             log.info("policy.read", version=live.version, source=live.source)
         self.rulebook.learn(live)
-        self.on_policy()
 
     async def _ask(self, desk: Desk, questions: Sequence[Question]) -> None:
         call = next(self._calls)

@@ -1,4 +1,5 @@
-"""A process's sign of life: leases renewed, silent workers' shards taken back, cancelled batches noticed.
+"""A process's sign of life: leases of shards and holds renewed, silent workers' shards taken back, cancelled batches
+noticed, and whether the books are still those that we know.
 
 A beat is a round trip for the leases of all lanes, and one or two for each of its other duties.
 """
@@ -10,9 +11,11 @@ import structlog
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
-from batchmill.store import batches, keys, lanes
+from batchmill.store import batches, epoch, keys, lanes, suspects
 from batchmill.store.connection import outlive
 from batchmill.workers.dispatcher import Dispatcher
+from batchmill.workers.epoch_file import EpochFile
+from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.watch import LaneWatch
 
 log = structlog.get_logger()
@@ -24,14 +27,18 @@ class Heartbeat:
     """Beats every `settings.worker.heartbeat` seconds."""
 
     def __init__(
-        self, redis: Redis, watch: LaneWatch, dispatcher: Dispatcher, settings: Settings, worker_id: str
+        self, redis: Redis, watch: LaneWatch, dispatcher: Dispatcher, gatekeeper: Gatekeeper, settings: Settings
     ) -> None:
         self._redis = redis
         self._watch = watch
         self._dispatcher = dispatcher
+        self._gatekeeper = gatekeeper
         self._settings = settings
         self._upstream = settings.upstream_name
-        self._worker_id = worker_id
+        self._worker_id = gatekeeper.caller.owner
+        self._memory = EpochFile(settings)
+        self._seen = self._memory.read()
+        self._alarmed = False
 
     async def run(self) -> None:
         """Beat for ever. Begins with a beat, so that the fleet knows the worker before its first line."""
@@ -43,6 +50,7 @@ class Heartbeat:
     async def beat(self) -> None:
         """Say that we live, renew, and look for what the other workers or people did."""
         await self._announce()
+        await self._tend()
         lease = self._settings.worker.lease
         renewals = await lanes.renew(self._redis, self._upstream, self._watch.held(), lease=lease)
         for model, renewal in renewals.items():
@@ -56,7 +64,10 @@ class Heartbeat:
             self._dispatcher.cancel(batch_id)
 
     async def leave(self) -> None:
-        """Say that we are gone."""
+        """Say that we are gone, and hold nothing any more."""
+        left = await suspects.leave(self._redis, self._upstream, self._worker_id)
+        if left:
+            log.warning("holds.left", suspects=left)
         await self._redis.execute_command("ZREM", keys.workers(self._upstream), self._worker_id)
 
     async def _announce(self) -> None:
@@ -68,6 +79,16 @@ class Heartbeat:
             pipe.execute_command("ZREMRANGEBYSCORE", name, "-inf", now - _DAY * 1000)
             pipe.execute_command("EXPIRE", name, _DAY)
             await pipe.execute()
+
+    async def _tend(self) -> None:
+        sign = await epoch.tend(self._redis, self._gatekeeper.caller, self._seen)
+        if sign.alarm and not self._alarmed:
+            log.error("books.restored", alarm=sign.alarm, do="batchmill budgets accept-restored")
+        self._alarmed = bool(sign.alarm)
+        if sign.seen != self._seen:
+            self._seen = sign.seen
+            self._gatekeeper.saw(sign.seen.epoch)
+            await asyncio.to_thread(self._memory.write, sign.seen)
 
     def _lost(self, model: str, reference: str) -> None:
         run = self._watch.run_of(model, reference)

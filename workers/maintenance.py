@@ -1,4 +1,6 @@
-"""The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired."""
+"""The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired, holds of
+workers that fell silent, and suspects whose fate the upstream's own books tell.
+"""
 
 import asyncio
 
@@ -6,9 +8,11 @@ import structlog
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
-from batchmill.store import batches, keys
+from batchmill.openrouter.client import Upstream
+from batchmill.store import batches, keys, pauses, suspects
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
+from batchmill.workers.reconciler import Reconciler
 
 log = structlog.get_logger()
 
@@ -19,8 +23,9 @@ _TURN_MS = 15_000  # a keeper that died is followed by another after this
 class Maintenance:
     """Takes its turn when nobody else has it."""
 
-    def __init__(self, redis: Redis, settings: Settings, worker_id: str) -> None:
+    def __init__(self, redis: Redis, upstream: Upstream, settings: Settings, worker_id: str) -> None:
         self._redis = redis
+        self._reconciler = Reconciler(redis, upstream, settings.upstream_name)
         self._settings = settings
         self._worker_id = worker_id
 
@@ -32,8 +37,14 @@ class Maintenance:
                 await outlive(self.sweep)
 
     async def sweep(self) -> None:
-        """Keep live batches and queue their lost shards; drop from the lists what is no more."""
+        """Keep live batches and queue their lost shards; drop from the lists what is no more; see to suspects."""
         upstream = self._settings.upstream_name
+        for owner in await suspects.silent_owners(self._redis, upstream):
+            moved = await suspects.abandon(self._redis, upstream, owner)
+            if moved:
+                log.warning("holds.suspect", owner=owner, holds=moved)
+        await self._reconciler.look()
+        await pauses.drop_over(self._redis, upstream)
         retention = self._settings.results.retention_days
         for batch_id in await batches.live(self._redis):
             facts = await self._redis.execute_command("HGET", keys.batch(batch_id), "upstream")

@@ -12,17 +12,25 @@ import os
 import secrets
 import signal
 import socket
+import time
 
 import structlog
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
-from batchmill.store import batches
+from batchmill.openrouter.outcomes import Failure, Outcome, Retry
+from batchmill.store import batches, pauses
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
+from batchmill.store.gate import Caller
+from batchmill.store.pauses import Pause
+from batchmill.workers import journey
 from batchmill.workers.dispatcher import Dispatcher
+from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.heartbeat import Heartbeat
+from batchmill.workers.line import LineRun
 from batchmill.workers.maintenance import Maintenance
+from batchmill.workers.reasons import Reason
 from batchmill.workers.recorder import Recorder
 from batchmill.workers.tasks import end
 from batchmill.workers.watch import LaneWatch
@@ -32,6 +40,7 @@ log = structlog.get_logger()
 _DAY = 86_400
 _ORPHAN_CHECK = 1.0  # seconds
 _LEAVE_TIMEOUT = 1.0
+_NOTE_EVERY = 0.5  # seconds; a call that takes longer is worth knowing by its generation id
 
 
 class WorkerProcess:
@@ -55,20 +64,25 @@ class WorkerProcess:
         worker = settings.worker
         self._redis = connect(redis_url, max_connections=64)
         self._upstream = Upstream(settings.upstream, settings.api_key, max_connections=worker.concurrency)
-        self._recorder = Recorder(self._redis, self.worker_id, retention=settings.results.retention_days * _DAY)
+        caller = Caller(settings.upstream_name, self.worker_id, worker.lease)
+        self._recorder = Recorder(self._redis, caller, retention=settings.results.retention_days * _DAY)
+        self._gatekeeper = Gatekeeper(self._redis, caller)
         self._dispatcher = Dispatcher(
-            self._upstream.complete,
+            self._send,
             self._recorder,
+            self._gatekeeper,
             settings.retry,
             concurrency=worker.concurrency,
             on_blocked=self._blocked,
+            rest=self._rest,
         )
-        self._watch = LaneWatch(self._redis, self._dispatcher, settings, self.worker_id)
-        self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, settings, self.worker_id)
-        self._maintenance = Maintenance(self._redis, settings, self.worker_id)
+        self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
+        self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
+        self._maintenance = Maintenance(self._redis, self._upstream, settings, self.worker_id)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._notes: set[asyncio.Task[None]] = set()
+        self._said: dict[str, tuple[Reason | None, float]] = {}
 
     async def run(self) -> None:
         """Work until told to stop. Raises what a part of us died of, if one did."""
@@ -79,6 +93,8 @@ class WorkerProcess:
         log.info("worker.up", upstream=self._settings.upstream_name, concurrency=self._settings.worker.concurrency)
         parts = {
             "recorder": self._recorder.run(),
+            "gatekeeper": self._gatekeeper.run(self._dispatcher),
+            "generations": self._note_generations(),
             "heartbeat": self._heartbeat.run(),
             "look": self._watch.look(),
             "listen": self._watch.listen(),
@@ -139,10 +155,34 @@ class WorkerProcess:
         await self._redis.aclose()
         log.info("worker.down")
 
-    def _blocked(self, scope: str, reason: str, seconds: float) -> None:
+    async def _send(self, run: LineRun) -> Outcome:
+        def told(generation: str) -> None:
+            run.generation = generation
+
+        return await self._upstream.complete(journey.payload(run), told)
+
+    async def _rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
+        """Have the whole fleet pause what a refusal covers; what is paid for by the account is never cut."""
+        upstream, cut = self._settings.upstream_name, failure.retry is Retry.LATER
+        return await outlive(
+            lambda: pauses.pause(self._redis, upstream, model, scope, failure.code, seconds=seconds, cut=cut)
+        )
+
+    async def _note_generations(self) -> None:
+        while True:
+            await asyncio.sleep(_NOTE_EVERY)
+            self._dispatcher.note_generations()
+
+    def _blocked(self, reason: Reason, seconds: float) -> None:
+        """Let people see why lines wait; said again only when it would be forgotten, or is another reason."""
+        now = time.monotonic()
+        said, until = self._said.get(reason.scope, (None, 0.0))
+        if said == reason and until - now > seconds / 2:
+            return
+        self._said[reason.scope] = (reason, now + seconds)
         upstream = self._settings.upstream_name
         note = asyncio.create_task(
-            outlive(lambda: batches.say_blocked(self._redis, upstream, scope, reason, seconds=seconds))
+            outlive(lambda: batches.say_blocked(self._redis, upstream, reason.scope, reason.kind, reason.text, seconds))
         )
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)

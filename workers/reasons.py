@@ -9,7 +9,7 @@ from batchmill.store.rules import Rules
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why lines of a scope wait. A scope is a model, `:free`, `account`, or a batch; `kind` is one of the gate's words."""
+    """Why lines of a scope (a model, `:free`, `account`, a batch) wait; `kind` is one of the gate's words."""
 
     scope: str
     kind: str
@@ -32,7 +32,7 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
             text = f"the breaker of {model} is open{until}" if reply.wait != NEVER else f"{model} is being probed"
             return Reason(model, "breaker", text)
         case Why.SHARE:
-            return Reason(model, "share", f"{model} takes fewer lines at once for now: it said that there were too many")
+            return Reason(model, "share", f"{model} takes fewer lines at once for now: there were too many")
         case Why.LIMIT:
             return Reason(model, "limit", f"limit {rules.limits[reply.which - 1].name} of {model}{until}")
         case Why.BUDGET:

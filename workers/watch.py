@@ -14,6 +14,7 @@ from batchmill.store import keys, lanes
 from batchmill.store.connection import OUTAGE, outlive
 from batchmill.store.lanes import Claim
 from batchmill.workers.dispatcher import Dispatcher
+from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.lane import LaneWorker
 from batchmill.workers.line import ShardRun
 from batchmill.workers.tasks import end
@@ -28,8 +29,11 @@ _PAUSE = 0.2
 class LaneWatch:
     """The live lanes of one process."""
 
-    def __init__(self, redis: ArqRedis, dispatcher: Dispatcher, settings: Settings, worker_id: str) -> None:
+    def __init__(
+        self, redis: ArqRedis, dispatcher: Dispatcher, gatekeeper: Gatekeeper, settings: Settings, worker_id: str
+    ) -> None:
         self._redis = redis
+        self._gatekeeper = gatekeeper
         self._dispatcher = dispatcher
         self._settings = settings
         self._upstream = settings.upstream_name
@@ -103,6 +107,7 @@ class LaneWatch:
             self._workers[model] = LaneWorker(
                 self._redis,
                 self._dispatcher,
+                self._gatekeeper,
                 self._settings.worker,
                 upstream=self._upstream,
                 model=model,
