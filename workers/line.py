@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from batchmill.store.lanes import Claim, Ending
-from batchmill.store.model import Attempt, Line, Tried
+from batchmill.store.model import Attempt, Line, Terms, Tried
+
+_PLAIN = Terms()
 
 
 class LineRun:
@@ -23,12 +25,21 @@ class LineRun:
 class ShardRun:
     """One execution of a shard. `ended` resolves when nothing of it is in the air and all that came is recorded."""
 
-    __slots__ = ("cancelled", "claim", "ended", "in_air", "open_lines", "stopping", "unrecorded")
+    __slots__ = ("cancelled", "claim", "ended", "in_air", "open_lines", "stopping", "terms", "unrecorded", "weight")
 
     def __init__(
-        self, claim: Claim, lines: Iterable[Line], *, cancelled: bool = False, tried: Mapping[int, Tried] | None = None
+        self,
+        claim: Claim,
+        lines: Iterable[Line],
+        *,
+        cancelled: bool = False,
+        tried: Mapping[int, Tried] | None = None,
+        terms: Terms = _PLAIN,
+        weight: float = 1.0,
     ) -> None:
         self.claim = claim
+        self.terms = terms
+        self.weight = weight  # of the project, against others
         self.cancelled = cancelled
         self.stopping = False  # drain, or the lease is lost: begin nothing more
         before = tried or {}
