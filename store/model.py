@@ -46,6 +46,14 @@ class Priority(StrEnum):
     NORMAL = "normal"
     LOW = "low"
 
+    @property
+    def share(self) -> int:
+        """The batch's part of its project's turns, against other batches."""
+        return _SHARES[self]
+
+
+_SHARES = {Priority.HIGH: 64, Priority.NORMAL: 8, Priority.LOW: 1}
+
 
 class Line(msgspec.Struct, frozen=True, array_like=True):
     """One request of a batch; `body` is the JSON object as it was handed in, byte for byte.

@@ -140,7 +140,7 @@ class Dispatcher:
                 refused.append(run)
         for run in reversed(refused):
             self._unask(run)
-            self._wait(run, lane, 0.0)
+            self._wait(run, lane, sent=False)
         admitted = len(question.runs) - len(refused)
         wait = lane.learn(reply, admitted)
         if refused:
@@ -226,7 +226,7 @@ class Dispatcher:
         if run.shard.cancelled or run.shard.stopping:  # while it was at the gate
             self._recorder.settle(hold.rules, Settlement(hold.id, run.line.bound, 0, 0))
             self._unask(run)
-            self._wait(run, lane, 0.0)
+            self._wait(run, lane, sent=False)
             return
         lane.in_air += 1
         lane.starved.pop(run.shard.claim.batch_id, None)
@@ -288,7 +288,7 @@ class Dispatcher:
             pause = await self._rest(lane.model, scope, failure, rest.delay)
         finally:
             run.shard.in_air -= 1
-            self._wait(run, lane, 0.0)
+            self._wait(run, lane)
         self._on_blocked(Reason(scope, "pause", _refusal(scope, failure)), pause.seconds)
         if pause.begun:
             seconds = round(pause.seconds, 1)
@@ -319,7 +319,7 @@ class Dispatcher:
             lane.feed(landed=lane.model in models)
         self.pump()
 
-    def _wait(self, run: LineRun, lane: Lane, delay: float) -> None:
+    def _wait(self, run: LineRun, lane: Lane, delay: float = 0.0, *, sent: bool = True) -> None:
         """Have a line sent again after a delay; with none, as soon as its lane may."""
         shard = run.shard
         if shard.cancelled:
@@ -329,11 +329,11 @@ class Dispatcher:
         elif delay:
             lane.waiting[run] = asyncio.get_running_loop().call_later(delay, self._ready_again, run, lane)
         else:
-            lane.turns.push_back(run)
+            lane.turns.push_back(run, was_sent=sent)
 
     def _ready_again(self, run: LineRun, lane: Lane) -> None:
         del lane.waiting[run]
-        lane.turns.push_back(run)
+        lane.turns.push_back(run, was_sent=True)
         self.pump()
 
 

@@ -131,7 +131,7 @@ class LaneWorker(Worker):
         if work is None or not work.lines:
             self._endings[reference] = Ending.DONE
             return
-        shard = ShardRun(self.held[reference], work.lines, cancelled=work.cancelled, tried=work.tried)
+        shard = ShardRun(self.held[reference], work.lines, cancelled=work.cancelled, tried=work.tried, terms=work.terms)
         self.running[reference] = shard
         try:
             self._dispatcher.add(shard)
