@@ -26,7 +26,10 @@ _decoder = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What one token (or call, or image) costs in USD; see the module for what UNSET and None mean."""
+    """What one token (or call, or image) costs in USD; see the module for what UNSET and None mean.
+
+    `bill` looks at those up to `input_cache_write`; a bound looks at all of them.
+    """
 
     prompt: Rate = UNSET
     completion: Rate = UNSET
@@ -36,6 +39,11 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     input_cache_read: Rate = UNSET
     input_cache_write: Rate = UNSET
     input_cache_write_1h: Rate = UNSET
+    audio: Rate = UNSET
+    image_token: Rate = UNSET
+    image_output: Rate = UNSET
+    audio_output: Rate = UNSET
+    web_search: Rate = UNSET
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,211 @@
+"""The bound of a line: the most that one call of it can cost, provable before it is sent. Pure, and never a float.
+
+    W = n x (Tin x prompt + Tout x completion + request + images x image), rounded up to a nano-dollar
+
+Tin is at most the UTF-8 bytes of the body, as a byte-level token has at least one byte, and what a chat template adds;
+for a body with more than text it is the model's whole context. Tout is the body's own limit. Each rate is the highest
+that could apply, and 1 % more: `provider.max_price` gets the same margin, because a ceiling equal to the list price is
+reported to fail, so an endpoint that much dearer may serve.
+
+What makes a cost that no price names (searches, other tiers, fallbacks to other models) leaves a line `Unbounded`.
+"""
+
+import re
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Context, Decimal
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from batchmill.openrouter.features import Reading, Unbounded, read_body
+from batchmill.openrouter.models import ModelFacts
+from batchmill.openrouter.money import NANO
+from batchmill.openrouter.prices import Price, Rate
+from batchmill.openrouter.wire import UNREADABLE
+
+__all__ = ["Bound", "Ceiling", "Unbounded", "bound", "ceiling_of", "max_price", "with_max_price"]
+
+TEMPLATE_TOKENS: Final = 128  # what a chat template and its own system text add to what the body says
+TOOL_TOKENS: Final = 1024  # and with tools: Anthropic documents up to 530 of its own, others write a manual
+MAX_NANO: Final = 1 << 53  # what a Lua number counts exactly; no call costs nine million dollars
+
+_MARGIN = Decimal("1.01")
+_MILLION = 1_000_000
+_UP = Context(prec=60, rounding=ROUND_CEILING)
+_PROMPT = ("prompt", "input_cache_read", "input_cache_write")
+_CACHED = (*_PROMPT, "input_cache_write_1h")
+_MEDIA = (*_CACHED, "audio", "image_token")
+_COMPLETION = ("completion", "internal_reasoning", "image_output", "audio_output")
+_SEARCHES_UNASKED = re.compile(r"^perplexity/|deep-research|search-preview")
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """The highest rates of a price in USD, margin included.
+
+    A prompt token costs `prompt` at most, `cached` in a body that asks for caching, `media` in one that holds more
+    than text. `list_prompt` and `list_completion` are the plain rates, which are what `max_price` speaks of.
+    `searches`: the price has one for searches, which some models do unasked.
+    """
+
+    prompt: Decimal
+    cached: Decimal
+    media: Decimal
+    completion: Decimal
+    request: Decimal
+    image: Decimal
+    list_prompt: Decimal
+    list_completion: Decimal
+    searches: bool = False
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The most that one call of a line can cost (nano-dollars), and the most tokens that it can take."""
+
+    nano: int
+    tokens: int
+
+
+def ceiling_of(price: Price) -> Ceiling | None:
+    """Return the highest rates of a price over all its overrides; None when one that may be billed is unknown.
+
+    The discount is ignored: what may end tomorrow bounds nothing.
+    """
+    if price.discount is None:
+        return None
+
+    stages = (price.base, *(override.rates for override in price.overrides))
+
+    def highest(*names: str) -> Decimal | None:
+        return _highest(getattr(rates, name) for rates in stages for name in names)
+
+    prompt, cached, media = highest(*_PROMPT), highest(*_CACHED), highest(*_MEDIA)
+    completion, request, image = highest(*_COMPLETION), highest("request"), highest("image")
+    list_prompt, list_completion = highest("prompt"), highest("completion")
+    if (
+        prompt is None or cached is None or media is None or completion is None
+        or request is None or image is None or list_prompt is None or list_completion is None
+    ):  # fmt: skip
+        return None
+    return Ceiling(
+        prompt=prompt,
+        cached=cached,
+        media=media,
+        completion=completion,
+        request=request,
+        image=image,
+        list_prompt=list_prompt,
+        list_completion=list_completion,
+        searches=highest("web_search") != 0,
+    )
+
+
+def bound(body: bytes, facts: ModelFacts, ceiling: Ceiling) -> Bound | Unbounded:
+    """Return the bound of a body that says how long its answer may be, or what in it has none."""
+    reading = read_body(body)
+    if isinstance(reading, Unbounded):
+        return reading
+    return bound_of(reading, facts, ceiling)
+
+
+def bound_of(reading: Reading, facts: ModelFacts, ceiling: Ceiling) -> Bound | Unbounded:
+    """Return the bound of a body that was read already."""
+    if ceiling.searches and _SEARCHES_UNASKED.search(facts.id):
+        return Unbounded("model", "the model searches the web unasked, for a price that depends on how often")
+    if reading.output is None:
+        return Unbounded("max_tokens", "nothing says how long the answer may become; set max_tokens")
+    prompt = prompt_tokens(reading)
+    rate = ceiling.cached if reading.caches else ceiling.prompt
+    if reading.media:
+        if facts.context_length is None:
+            return Unbounded("messages", "it holds more than text, and the model's context length is not known")
+        prompt, rate = facts.context_length, ceiling.media
+    once = _UP.fma(ceiling.image, reading.images, ceiling.request)
+    once = _UP.fma(ceiling.completion, reading.output, _UP.fma(rate, prompt, once))
+    nano = int(_UP.multiply(once, reading.answers * NANO).to_integral_value(rounding=ROUND_CEILING))
+    if nano > MAX_NANO:
+        return Unbounded("model", "its price times its tokens is more than any call can cost")
+    return Bound(nano, (prompt + reading.output) * reading.answers)
+
+
+def prompt_tokens(reading: Reading) -> int:
+    """Return the most tokens that the text of a body can be."""
+    return reading.size + TEMPLATE_TOKENS + (TOOL_TOKENS if reading.tools else 0)
+
+
+def max_price(ceiling: Ceiling) -> bytes | None:
+    """Return the JSON for `provider.max_price`, USD per million tokens and per request; None when all is free.
+
+    Whether OpenRouter compares cache and reasoning rates, and in what unit images, is not documented: so only the
+    plain rates are in it. A ceiling of zero might fail even where the price is zero, so there is none.
+    """
+    rates = {
+        "prompt": _UP.multiply(ceiling.list_prompt, _MILLION),
+        "completion": _UP.multiply(ceiling.list_completion, _MILLION),
+        "request": ceiling.request,
+    }
+    told = [f'"{name}":{rate.normalize(_UP):f}' for name, rate in rates.items() if rate]
+    return f"{{{','.join(told)}}}".encode() if told else None
+
+
+def with_max_price(body: bytes, ceiling: bytes) -> bytes:
+    """Return what is sent: the body with `provider.max_price`; where the body names one itself, the lower one holds."""
+    if b'"provider"' not in body and b"\\u" not in body:
+        return _spliced(body, ceiling)
+    members = _members(body)
+    named = members.pop("provider", None)
+    if named is None:
+        return _spliced(body, ceiling)
+    provider = _table(named) or {}
+    own = _table(provider.pop("max_price", None)) or {}
+    prices = own | {name: _lower(own.get(name), rate) for name, rate in _members(ceiling).items()}
+    provider["max_price"] = msgspec.Raw(_encode(prices))
+    members["provider"] = msgspec.Raw(_encode(provider))
+    return _encode(members)
+
+
+def _highest(rates: Iterable[Rate]) -> Decimal | None:
+    """Return the highest rate and the margin; zero when none is named, None when one is unknown."""
+    highest = Decimal(0)
+    for rate in rates:
+        if rate is UNSET:
+            continue
+        if not isinstance(rate, Decimal):
+            return None
+        highest = max(highest, rate)
+    return _UP.multiply(highest, _MARGIN)
+
+
+def _spliced(body: bytes, ceiling: bytes) -> bytes:
+    head = body.rstrip()[:-1].rstrip()
+    comma = b"" if head.endswith(b"{") else b","  # no value ends so: the object is empty
+    return head + comma + b'"provider":{"max_price":' + ceiling + b"}}"
+
+
+def _table(raw: msgspec.Raw | None) -> dict[str, msgspec.Raw] | None:
+    if raw is None:
+        return None
+    try:
+        return _members(raw)
+    except UNREADABLE:
+        return None
+
+
+def _lower(own: msgspec.Raw | None, rate: msgspec.Raw) -> msgspec.Raw:
+    """Return the lower of two prices, each a number or a string with one; what can't be read does not count."""
+    value = _number(own)
+    highest = _number(rate)
+    return own if own is not None and value is not None and highest is not None and value < highest else rate
+
+
+def _number(raw: msgspec.Raw | None) -> Decimal | None:
+    if raw is None:
+        return None
+    try:
+        value: Any = msgspec.json.decode(raw, type=Decimal)
+    except UNREADABLE:
+        return None
+    return value if value.is_finite() and value >= 0 else None

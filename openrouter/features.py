@@ -1,0 +1,221 @@
+"""What a request body asks for, as far as it decides what a call can cost. Pure; nothing of the content is kept.
+
+Bytes are searched before they are decoded: most bodies are plain text, and a line must stay cheap. A key may be
+written with escapes, so a body with an escaped ASCII character is always decoded.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from batchmill.openrouter.wire import UNREADABLE, is_absent
+
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
+_TEXT_PARTS: Final = ("text", "input_text", "output_text", "refusal", "thinking", "redacted_thinking")
+_IMAGE_PARTS: Final = ("image_url", "input_image", "image")
+_MEDIA_PARTS: Final = ("input_audio", "audio", "video_url", "input_video", "video")
+_FILE_PARTS: Final = ("file", "input_file", "document")
+_OWN_TOOLS: Final = ("function", "custom")  # those that the caller runs
+_PLAIN_TIERS: Final = ("auto", "default", "standard", "flex")
+_FREE_PLUGINS: Final = ("response-healing", "context-compression")
+_FREE_PARSERS: Final = ("native", "cloudflare-ai", "pdf-text")
+_FILE_PARSER: Final = "file-parser"
+_DEARER_SUFFIXES: Final = (":nitro", ":online")
+_PRESET: Final = "@preset/"
+_ABSENT: Final = msgspec.Raw()
+
+
+class Unbounded(msgspec.Struct, frozen=True):
+    """Why no bound can be given: the field that is to blame, and the reason in words."""
+
+    param: str | None
+    reason: str
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a bound needs to know of a body. `output` is None when the body sets no limit."""
+
+    size: int  # bytes
+    output: int | None  # tokens, of one answer
+    answers: int = 1
+    tools: bool = False
+    media: bool = False  # more than text goes in
+    images: int = 0
+    caches: bool = False  # the body asks for caching, maybe at a dearer rate
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    messages: msgspec.Raw = _ABSENT
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    models: msgspec.Raw = _ABSENT
+    plugins: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    functions: msgspec.Raw = _ABSENT
+    modalities: msgspec.Raw = _ABSENT
+    service_tier: msgspec.Raw = _ABSENT
+    audio: msgspec.Raw = _ABSENT
+    prediction: msgspec.Raw = _ABSENT
+    preset: msgspec.Raw = _ABSENT
+    web_search_options: msgspec.Raw = _ABSENT
+
+
+class _Tool(msgspec.Struct):
+    type: str = "function"
+
+
+class _Parser(msgspec.Struct):
+    engine: str | None = None
+
+
+class _Plugin(msgspec.Struct):
+    id: str
+    enabled: bool | None = None
+    pdf: _Parser | None = None
+
+
+class _Media(msgspec.Struct):
+    """What is in the messages beside text."""
+
+    images: int = 0
+    others: int = 0
+    files: int = 0
+
+
+class _UnboundedError(Exception):
+    def __init__(self, param: str, reason: str) -> None:
+        super().__init__(reason)
+        self.found = Unbounded(param, reason)
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_decode_plugins = msgspec.json.Decoder(list[_Plugin]).decode
+_NO_LIMITS = (
+    ("audio", "spoken answers have prices of their own"),
+    ("prediction", "a prediction that is not met is billed beyond max_tokens"),
+    ("preset", "what a preset asks for is known to OpenRouter only"),
+    ("web_search_options", "searches are billed each, however many there are"),
+)
+
+
+def read_body(body: bytes) -> Reading | Unbounded:
+    """Return what a body, a JSON object, asks for; or what in it may cost more than any price tells."""
+    try:
+        return _read(body, _decode_body(body))
+    except UNREADABLE:
+        return Unbounded(None, "a setting is of a type that no upstream takes")
+    except _UnboundedError as error:
+        return error.found
+
+
+def _read(body: bytes, asked: _Body) -> Reading:
+    _check_model(asked)
+    for name, reason in _NO_LIMITS:
+        if not is_absent(getattr(asked, name)):
+            raise _UnboundedError(name, reason)
+    if not _is_empty(asked.models):
+        raise _UnboundedError("models", "a fallback model may cost more than the model")
+    if asked.n is not None and asked.n < 1:
+        raise _UnboundedError("n", "it must be a positive integer")
+    _check_tier(asked.service_tier)
+    _check_modalities(asked.modalities)
+    tools = _check_tools(asked.tools)
+    media = _media_of(bytes(asked.messages))
+    free_parser = _check_plugins(asked.plugins)
+    if media.files and not free_parser:
+        raise _UnboundedError(
+            "messages", 'a file may go to a paid parser; name a free one, "cloudflare-ai" or "native"'
+        )
+    limits = [limit for limit in (asked.max_tokens, asked.max_completion_tokens) if limit is not None]
+    return Reading(
+        size=len(body),
+        output=max(limits) if limits else None,
+        answers=asked.n or 1,
+        tools=tools or not _is_empty(asked.functions),
+        media=bool(media.images or media.others or media.files),
+        images=media.images,
+        caches=b"cache_" in body or _ESCAPED_ASCII.search(body) is not None,
+    )
+
+
+def _check_model(asked: _Body) -> None:
+    model = asked.model or ""
+    if model.endswith(_DEARER_SUFFIXES):
+        raise _UnboundedError("model", f"{model.rpartition(':')[2]} may use dearer endpoints, or search the web")
+    if _PRESET in model:
+        raise _UnboundedError("model", "what a preset asks for is known to OpenRouter only")
+
+
+def _check_tier(raw: msgspec.Raw) -> None:
+    if not is_absent(raw) and _decoded(raw) not in _PLAIN_TIERS:
+        raise _UnboundedError("service_tier", "a tier of its own has prices of its own")
+
+
+def _check_modalities(raw: msgspec.Raw) -> None:
+    if not is_absent(raw) and _decoded(raw) not in ([], ["text"]):
+        raise _UnboundedError("modalities", "answers that are more than text have prices of their own")
+
+
+def _check_tools(raw: msgspec.Raw) -> bool:
+    """Return whether there are tools; those that the upstream runs by itself have no bound."""
+    if _is_empty(raw):
+        return False
+    if any(tool.type not in _OWN_TOOLS for tool in _decode_tools(raw)):
+        raise _UnboundedError("tools", "a tool that the upstream runs is billed each time")
+    return True
+
+
+def _check_plugins(raw: msgspec.Raw) -> bool:
+    """Return whether files go to a parser that costs nothing; other plugins that may cost have no bound."""
+    if _is_empty(raw):
+        return False
+    free_parser = False
+    for plugin in _decode_plugins(raw):
+        if plugin.enabled is False or plugin.id in _FREE_PLUGINS:
+            continue
+        if plugin.id != _FILE_PARSER or plugin.pdf is None or plugin.pdf.engine not in _FREE_PARSERS:
+            raise _UnboundedError("plugins", "a plugin may be billed by use")
+        free_parser = True
+    return free_parser
+
+
+def _media_of(messages: bytes) -> _Media:
+    found = _Media()
+    if b'"type"' not in messages and b'"images"' not in messages and not _ESCAPED_ASCII.search(messages):
+        return found
+    for message in msgspec.json.decode(messages):
+        if not isinstance(message, dict):
+            continue
+        images = message.get("images")
+        found.images += len(images) if isinstance(images, list) else 0
+        found.others += bool(message.get("audio"))
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            _count(part, found)
+    return found
+
+
+def _count(part: Any, found: _Media) -> None:
+    kind = part.get("type") if isinstance(part, dict) else "text"
+    if kind in _TEXT_PARTS:
+        return
+    if kind in _IMAGE_PARTS:
+        found.images += 1
+    elif kind in _MEDIA_PARTS:
+        found.others += 1
+    elif kind in _FILE_PARTS:
+        found.files += 1
+    else:
+        raise _UnboundedError("messages", "a part of a message is of a type that no price is known for")
+
+
+def _is_empty(raw: msgspec.Raw) -> bool:
+    return is_absent(raw) or bytes(raw).replace(b" ", b"") == b"[]"
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    return msgspec.json.decode(raw)
