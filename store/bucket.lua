@@ -5,8 +5,6 @@
 -- above what it would hold had it been so: where it was full meanwhile, refill was lost, and stays lost. So a bucket
 -- remembers the peaks of its level for a while, in slots of time, and a return is cut by every peak that it passes.
 local UNIT, SLOT_MS, SLOTS = 60000, 4000, 64
-local peak_names = {}
-for place = 0, SLOTS - 1 do peak_names[place + 1] = 'p' .. place end
 
 local function whole(number) return string.format('%.0f', number) end
 
@@ -21,14 +19,20 @@ local function refilled(level, at, now, rate, capacity)
   return math.min(capacity * UNIT, tonumber(level) + math.max(0, now - at) * rate)
 end
 
--- Note that the level has grown to `level` since slot `last`; returns the slot that is now.
-local function note_peaks(key, changes, last, now, level)
+-- Note that the level has grown to `level` since slot `last`, whose peak was `peak`. The peak of the slot that is now
+-- stands in `peak`, those of the slots before in `p0` to `p63`. Returns the slot and its peak.
+local function note_peaks(changes, last, peak, now, level)
   local slot = math.floor(now / SLOT_MS)
-  last = math.max(tonumber(last) or slot, slot - SLOTS + 1)
-  slot = math.max(slot, last)
-  local before = tonumber(redis.call('HGET', key, 'p' .. last % SLOTS)) or level
-  put(changes, 'p' .. last % SLOTS, whole(math.max(before, level)))
-  for passed = last + 1, slot do put(changes, 'p' .. passed % SLOTS, whole(level)) end
+  last = tonumber(last) or slot
+  if last >= slot then -- also for a clock that went back
+    peak = math.max(tonumber(peak) or level, level)
+    slot = last
+  else
+    put(changes, 'p' .. last % SLOTS, math.max(tonumber(peak) or level, level))
+    for passed = math.max(last + 1, slot - SLOTS + 1), slot - 1 do put(changes, 'p' .. passed % SLOTS, level) end
+    peak = level
+  end
   put(changes, 'slot', slot)
-  return slot
+  put(changes, 'peak', peak)
+  return slot, peak
 end

@@ -37,7 +37,8 @@ class Sign(msgspec.Struct, frozen=True):
 
 async def tend(redis: Redis, caller: Caller, seen: Seen) -> Sign:
     """Renew the caller's lease on its holds, and look whether the books are the ones that it knows."""
-    arguments: list[Argument] = [caller.owner, round(caller.lease * 1000), seen.books, seen.epoch, secrets.token_hex(8), _TICK_MS]
+    known = (seen.books, seen.epoch, secrets.token_hex(8))
+    arguments: list[Argument] = [caller.owner, round(caller.lease * 1000), *known, _TICK_MS]
     books, epoch, alarm = await _tend(redis, [keys.books(caller.upstream), keys.owners(caller.upstream)], arguments)
     if alarm:
         return Sign(seen, alarm.decode())

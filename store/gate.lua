@@ -22,10 +22,9 @@ local probes, scope_count, budget_count, limit_count =
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local answered = redis.call('HGET', holds, place)
-if answered then
-  local reply = cjson.decode(answered)
-  if reply[1] == call then return reply[2] end
+local owned = redis.call('HMGET', holds, place, 'rules' .. rules)
+if owned[1] and string.sub(owned[1], 1, #call + 1) == call .. ' ' then
+  return cjson.decode(string.sub(owned[1], #call + 2))
 end
 
 local function refuse(why, which, wait) return { 0, why, which, wait, now } end
@@ -34,18 +33,16 @@ local known = redis.call('HMGET', books, 'version', 'epoch', 'alarm')
 if known[3] or tonumber(known[2] or 0) < seen_epoch then return refuse('alarm', 0, -1) end
 if (known[1] or '0') ~= version then return refuse('policy', 0, 0) end
 
-local at = 13
-for i = 1, scope_count do
-  local pause = redis.call('HGET', pauses, ARGV[at])
+local at = 13 + scope_count
+for i, pause in ipairs(redis.call('HMGET', pauses, unpack(ARGV, 13, at - 1))) do
   if pause then
     local till = tonumber(string.match(pause, '^(-?%d+)|'))
     if till == -1 or till > now then return refuse('pause', i, till == -1 and -1 or till - now) end
   end
-  at = at + 1
 end
 
 -- the breaker, and how many lines of the model may be in the air
-local facts = redis.call('HMGET', model, 'state', 'until', 'in_air', 'window', 'share', 'probing')
+local facts = redis.call('HMGET', model, 'state', 'until', 'in_air', 'window', 'share', 'probing', 'hour')
 local state, opens = facts[1] or 'closed', tonumber(facts[2] or 0)
 local in_air, probing, places = tonumber(facts[3] or 0), tonumber(facts[6] or 0), nil
 if state == 'open' then
@@ -82,11 +79,12 @@ end
 local limits = {}
 for i = 1, limit_count do
   local key = of(budget_count + i)
-  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'slot')
+  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'slot',
+    'peak')
   local limit = {
     key = key, rate = tonumber(ARGV[at]), token_rate = tonumber(ARGV[at + 2]), a_day = tonumber(ARGV[at + 4]),
     most = tonumber(ARGV[at + 5]), touched = tonumber(told[3] or now), today = math.floor(now / DAY),
-    in_air = tonumber(told[6] or 0), slot = told[7], new = not told[3],
+    in_air = tonumber(told[6] or 0), slot = told[7], highest = told[8], new = not told[3],
   }
   limit.count = tonumber(told[4]) == limit.today and tonumber(told[5]) or 0
   if limit.rate then limit.requests = refilled(told[1], limit.touched, now, limit.rate, tonumber(ARGV[at + 1])) end
@@ -148,13 +146,18 @@ local reply = { looked, why, which, wait, now }
 for _, skip in ipairs(skipped) do reply[#reply + 1] = skip end
 if admitted == 0 then return reply end
 
-put(fresh, place, cjson.encode({ call, reply }))
-if redis.call('HSETNX', holds, 'rules' .. rules, rules_text) == 1 then redis.call('EXPIRE', holds, 2592000) end
+put(fresh, place, call .. ' ' .. cjson.encode(reply))
+if not owned[2] then put(fresh, 'rules' .. rules, rules_text) end
 redis.call('HSET', holds, unpack(fresh))
+if not owned[2] then redis.call('EXPIRE', holds, 2592000) end
 redis.call('ZADD', owners, now + lease, owner)
 redis.call('HINCRBY', model, 'in_air', admitted)
 if state == 'half' then redis.call('HINCRBY', model, 'probing', admitted) end
-redis.call('EXPIRE', model, 172800)
+local hour = math.floor(now / HOUR)
+if tonumber(facts[7]) ~= hour then -- seldom: what is in use must not expire
+  redis.call('HSET', model, 'hour', hour)
+  redis.call('EXPIRE', model, 172800)
+end
 for i = 1, budget_count do
   local ends = tonumber(ARGV[12 + scope_count + 3 * i])
   if redis.call('HINCRBY', of(i), 'held', whole(held)) == held and ends then
@@ -163,19 +166,19 @@ for i = 1, budget_count do
 end
 for _, limit in ipairs(limits) do
   local changes = {}
-  put(changes, 'at', whole(math.max(now, limit.touched)))
+  put(changes, 'at', math.max(now, limit.touched))
   put(changes, 'in_air', limit.in_air)
   if limit.a_day then
     put(changes, 'day', limit.today)
     put(changes, 'day_count', limit.count)
   end
-  if limit.rate then put(changes, 'requests', whole(limit.requests)) end
+  if limit.rate then put(changes, 'requests', limit.requests) end
   if limit.token_rate then
-    put(changes, 'tokens', whole(limit.tokens))
-    note_peaks(limit.key, changes, limit.slot, now, limit.peak)
+    put(changes, 'tokens', limit.tokens)
+    note_peaks(changes, limit.slot, limit.highest, now, limit.peak)
   end
   redis.call('HSET', limit.key, unpack(changes))
-  if limit.new or math.floor(now / HOUR) ~= math.floor(limit.touched / HOUR) then
+  if limit.new or hour ~= math.floor(limit.touched / HOUR) then
     redis.call('EXPIRE', limit.key, 172800)
   end
 end

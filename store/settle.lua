@@ -23,7 +23,7 @@ redis.call('HSET', holds, 'settled', call)
 local sums = { spent = 0, held = 0, suspect = 0, debt = 0 }
 local breaches, late, landed, probed, good, bad, slow = 0, 0, 0, 0, 0, 0, 0
 local probes_good, probes_bad = 0, 0
-local returned, oldest = {}, nil -- tokens that were not used, by the slot in which they were reserved
+local gone, returned, oldest = {}, {}, nil -- tokens that were not used, by the slot in which they were reserved
 
 local function book(cost, reserved)
   local within = math.min(cost, reserved)
@@ -46,8 +46,9 @@ end
 local function settle_hold(id, hold, used, outcome)
   local bound, tokens, slot, probe = string.match(hold, '^%d+:(%d+):(%d+):(%d+):(p?)$')
   bound, slot = tonumber(bound), tonumber(slot)
-  redis.call('HDEL', holds, id, 'g' .. id)
   landed = landed + 1
+  gone[#gone + 1] = id
+  gone[#gone + 1] = 'g' .. id
   sums.held = sums.held - bound
   if probe == 'p' then
     probed = probed + 1
@@ -60,10 +61,12 @@ local function settle_hold(id, hold, used, outcome)
   return bound
 end
 
-local at = 13 + 2 * limit_count
+local at, ids = 13 + 2 * limit_count, {}
+for i = at, #ARGV, 7 do ids[#ids + 1] = ARGV[i] end
+local held = redis.call('HMGET', holds, unpack(ids))
 for i = at, #ARGV, 7 do
   local id, cost, outcome, generation = ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 4], ARGV[i + 6]
-  local hold, entry = redis.call('HGET', holds, id), nil
+  local hold, entry = held[(i - at) / 7 + 1], nil
   if hold then
     local bound = settle_hold(id, hold, ARGV[i + 3], outcome)
     if cost then
@@ -92,6 +95,7 @@ for i = at, #ARGV, 7 do
   if ARGV[i + 5] == '1' then slow = slow + 1 end
 end
 
+if #gone > 0 then redis.call('HDEL', holds, unpack(gone)) end
 for i = 1, budget_count do
   for field, sum in pairs(sums) do
     if sum ~= 0 then redis.call('HINCRBY', KEYS[5 + i], field, whole(sum)) end
@@ -102,26 +106,28 @@ if late > 0 then redis.call('HINCRBY', books, 'late', late) end
 
 -- Give tokens back to a bucket: `above` is by how much the level would have been higher, carried over every peak since.
 local function give_back(key, rate, capacity)
-  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'slot')
+  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'slot', 'peak')
   if not told[1] then return end
   local changes, touched = {}, tonumber(told[2])
   local level = refilled(told[1], touched, now, rate, capacity)
-  local this = note_peaks(key, changes, told[3], now, level)
+  local this, peak = note_peaks(changes, told[3], told[4], now, level)
+  local first, above, over, names = math.max(oldest, this - SLOTS + 1), 0, 0, {}
   redis.call('HSET', key, unpack(changes))
-  local peaks, above, over = redis.call('HMGET', key, unpack(peak_names)), 0, 0
+  for slot = first, this - 1 do names[#names + 1] = 'p' .. slot % SLOTS end
+  local peaks = #names > 0 and redis.call('HMGET', key, unpack(names)) or {}
+  peaks[#names + 1] = peak
   changes = {}
-  for slot = math.max(oldest, this - SLOTS + 1), this do
+  for slot = first, this do
     local unused = (returned[slot] or 0) * UNIT
     if unused < 0 then over = over - unused else above = above + unused end
     if above > 0 then
-      local place = slot % SLOTS
-      local peak = tonumber(peaks[place + 1] or 0)
-      above = math.max(0, math.min(above, full - peak))
-      put(changes, 'p' .. place, whole(peak + above))
+      local reached = tonumber(peaks[slot - first + 1] or 0)
+      above = math.max(0, math.min(above, full - reached))
+      put(changes, names[slot - first + 1] or 'peak', reached + above)
     end
   end
-  put(changes, 'tokens', whole(math.min(full, level + above) - over))
-  put(changes, 'at', whole(math.max(now, touched)))
+  put(changes, 'tokens', math.min(full, level + above) - over)
+  put(changes, 'at', math.max(now, touched))
   redis.call('HSET', key, unpack(changes))
 end
 

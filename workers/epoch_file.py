@@ -11,7 +11,8 @@ from hashlib import blake2b
 import msgspec
 import structlog
 
-from batchmill.config.settings import Settings, normalized_url
+from batchmill.config.settings import Settings
+from batchmill.config.urls import normalized_url
 from batchmill.store.epoch import Seen
 
 log = structlog.get_logger()

@@ -22,6 +22,7 @@ from batchmill.store.connection import outlive
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.staging import JOB
 from batchmill.workers.dispatcher import Dispatcher
+from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.line import ShardRun
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ class LaneWorker(Worker):
         self,
         redis: ArqRedis,
         dispatcher: Dispatcher,
+        gatekeeper: Gatekeeper,
         settings: WorkerSettings,
         *,
         upstream: str,
@@ -68,6 +70,7 @@ class LaneWorker(Worker):
         self.held: dict[str, Claim] = {}
         self.running: dict[str, ShardRun] = {}
         self._dispatcher = dispatcher
+        self._gatekeeper = gatekeeper
         self._settings = settings
         self._worker_id = worker_id
         self._endings: dict[str, Ending] = {}
@@ -131,7 +134,14 @@ class LaneWorker(Worker):
         if work is None or not work.lines:
             self._endings[reference] = Ending.DONE
             return
-        shard = ShardRun(self.held[reference], work.lines, cancelled=work.cancelled, tried=work.tried, terms=work.terms)
+        shard = ShardRun(
+            self.held[reference],
+            work.lines,
+            cancelled=work.cancelled,
+            tried=work.tried,
+            terms=work.terms,
+            weight=self._gatekeeper.rulebook.policy.policy.weight_of(work.terms.project),
+        )
         self.running[reference] = shard
         try:
             self._dispatcher.add(shard)
