@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 
-import msgspec
 import psutil
 import uvloop
 

@@ -88,9 +88,7 @@ async def flush(redis: Redis, caller: Caller, what: Flush, retention: int) -> tu
         if isinstance(reply, Exception):
             raise reply
     money = replies[len(replies) - len(what.settlings) :]
-    booked = [
-        await settlement.answer(redis, caller, *pair) for pair in zip(what.settlings, money, strict=True)
-    ]
+    booked = [await settlement.answer(redis, caller, *pair) for pair in zip(what.settlings, money, strict=True)]
     return [int(reply) for reply in recorded], booked  # type: ignore[call-overload]  # integer replies of the script
 
 

@@ -1,8 +1,8 @@
 """Suspects: money of calls whose outcome nobody knows. It counts as spent until it is settled, looked up or released.
 
-    owner silent ──► abandon ──► suspect ──late settlement──► spent
-                                   ├── reconcile (the upstream's own books, by generation id) ──► spent
-                                   └── release (an operator's word) ──► free
+owner silent ──► abandon ──► suspect ──late settlement──► spent
+                               ├── reconcile (the upstream's own books, by generation id) ──► spent
+                               └── release (an operator's word) ──► free
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Asks the gate for the process: gathers what all lanes want while the last question is on the wire, like the recorder.
 
-    work to do ──► candidates of all lanes ──► one call ──► what is held is sent, what is refused waits where it was
-                                                │
-                                                ├─ policy is old: read it, ask again
-                                                ├─ a window has turned: make the rules anew, ask again
-                                                └─ Redis is away: the same call again until it answers (promise 7)
+work to do ──► candidates of all lanes ──► one call ──► what is held is sent, what is refused waits where it was
+                                            │
+                                            ├─ policy is old: read it, ask again
+                                            ├─ a window has turned: make the rules anew, ask again
+                                            └─ Redis is away: the same call again until it answers (promise 7)
 """
 
 import asyncio
