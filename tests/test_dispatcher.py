@@ -141,13 +141,13 @@ async def test_a_line_that_is_refused_waits_until_the_fleet_knows_of_the_pause()
     """Else it would be sent again before the gate knows better."""
     desk = Desk(script=lambda _: failure(Retry.LATER, status=429, retry_after=60.0))
     known = asyncio.Event()
-    original = desk.dispatcher._rest
+    original = desk.dispatcher._flights._rest
 
     async def slow(*told: Any) -> Pause:
         await known.wait()
         return await original(*told)
 
-    desk.dispatcher._rest = slow
+    desk.dispatcher._flights._rest = slow
     shard = desk.shard("m", ["a"])
     await settle()
     assert (len(desk.upstream.calls), desk.dispatcher.in_air, shard.in_air) == (1, 0, 1)
