@@ -2,7 +2,8 @@
 
 submit ──► fleet + results as they land + progress ──► all there         exit 0 or 1
                      │            │
-                     │            └─ account refused ──► stop the fleet  exit 4
+                     │            ├─ account refused ──► stop the fleet  exit 4
+                     │            └─ only a budget stands in the way     exit 3
                      └─ Ctrl-C, SIGTERM ──► drain the fleet              exit 130
 """
 
@@ -111,6 +112,8 @@ async def _work(
 def _exit_code(ended: Ended, status: BatchStatus) -> int:
     if ended.ending is Ending.REFUSED:
         return exit_codes.REFUSED
+    if ended.ending is Ending.BUDGET:
+        return exit_codes.BUDGET
     if ended.ending is Ending.DETACHED:
         return exit_codes.DETACHED
     return exit_codes.OK if status.succeeded == status.total else exit_codes.LINES_FAILED
@@ -123,6 +126,12 @@ def _say_how_to_go_on(ended: Ended, status: BatchStatus, options: RunOptions, se
             f"batchmill: the upstream refuses the account: {ended.reason}\n"
             f"Mend the key or the credits (`batchmill check`), then run the same command again: "
             f"it goes on with the {lines(left)} left."
+        )
+    elif ended.ending is Ending.BUDGET:
+        _say(
+            f"Stopped: {ended.reason}.\n{lines(left)} left, kept in the queue. Raise the budget, or wait for its window, "
+            "then run the same command again; or leave it to\n"
+            f"  batchmill worker{' --simulate' if settings.simulate else ''}{options.hints}"
         )
     elif ended.ending is Ending.DETACHED:
         _say(
