@@ -15,7 +15,16 @@ from batchmill.store.embedded import EmbeddedServer
 PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
 """Keys that live for ever, as `store/keys.py` says; small and bounded."""
 
-QUEUE = (b"bm:lane:", b"bm:leases:", b"bm:runs:")
+QUEUE = (
+    b"bm:lane:",
+    b"bm:leases:",
+    b"bm:runs:",
+    b"bm:flows:",
+    b"bm:flow_facts:",
+    b"bm:projects:",
+    b"bm:turns:",
+    b"bm:parked:",
+)
 """Keys that are gone when they are empty."""
 
 
