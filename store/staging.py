@@ -203,11 +203,14 @@ async def _queue_shards(
     queued: list[bytes] = []
     for model, own in by_model.items():
         names = [keys.open_shards(batch_id), keys.lane(upstream, model), keys.leases(upstream, model)]
+        names += [keys.flows(upstream, model), keys.flow_facts(upstream, model)]
+        names += [keys.turns(upstream, model), keys.parked(upstream, model)]
+        turn: list[Argument] = [batch_id, own[0].priority.stride, own[0].priority.value, own[0].project]
         new: list[bytes] = []
         for start in range(0, len(own), _CHUNK):
             chunk = own[start : start + _CHUNK]
             now = time.time_ns() // 1_000_000  # for people who look at arq's job; the lane goes by the clock of Redis
-            arguments: list[Argument] = [retention]
+            arguments: list[Argument] = [retention, *turn]
             for shard in chunk:
                 arguments += [shard.reference, job_of(shard, now)]
             new += await _queue(redis, [*names, *(keys.job(shard.reference) for shard in chunk)], arguments)

@@ -19,7 +19,16 @@ PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
 GATE = re.compile(rb"bm:{gate:[0-9a-f]+}:(books|policy|weights|pauses|suspects|audit|owners|budget:[^:]+:total)")
 """Those of the gate's keys that live for ever, or until they are empty."""
 
-QUEUE = (b"bm:lane:", b"bm:leases:", b"bm:runs:")
+QUEUE = (
+    b"bm:lane:",
+    b"bm:leases:",
+    b"bm:runs:",
+    b"bm:flows:",
+    b"bm:flow_facts:",
+    b"bm:projects:",
+    b"bm:turns:",
+    b"bm:parked:",
+)
 """Keys that are gone when they are empty."""
 
 
