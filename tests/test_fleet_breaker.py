@@ -11,7 +11,6 @@ from batchmill.config.policy import Breaker, Policy
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.producer import Batch
 from batchmill.store import keys, policy
-from batchmill.store.model import BatchState
 
 from .fleet_helpers import Scene, gather, lines, scene
 from .waiting import wait_until

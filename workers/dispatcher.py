@@ -144,7 +144,7 @@ class Dispatcher:
         admitted = len(question.runs) - len(refused)
         wait = lane.learn(reply, admitted)
         if refused:
-            self._tell(question.rules, reply, refused[0], lane)
+            self._tell(question.rules, reply, {run.shard.claim.batch_id for run in refused}, lane)
         if reply.why is Why.BUDGET:
             self._starve(lane, [question.runs[place] for place in reply.skipped])
         elif wait:
@@ -294,10 +294,11 @@ class Dispatcher:
             seconds = round(pause.seconds, 1)
             log.warning("scope.rests", scope=scope, seconds=seconds, code=failure.code, status=failure.status)
 
-    def _tell(self, rules: Rules, reply: Reply, run: LineRun, lane: Lane) -> None:
-        reason = reason_of(rules, reply, run.shard.claim.batch_id)
-        if reason is not None and not lane.in_air:
-            self._on_blocked(reason, _PARKED + 2 * _SAID)
+    def _tell(self, rules: Rules, reply: Reply, batch_ids: set[str], lane: Lane) -> None:
+        for batch_id in batch_ids:
+            reason = reason_of(rules, reply, batch_id)
+            if reason is not None and not lane.in_air:
+                self._on_blocked(reason, _PARKED + 2 * _SAID)
 
     def _starve(self, lane: Lane, runs: Sequence[LineRun]) -> None:
         """Let batches wait for a budget; for long, somewhere else: their shards go back, their places are others'."""
