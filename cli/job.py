@@ -129,8 +129,8 @@ def _say_how_to_go_on(ended: Ended, status: BatchStatus, options: RunOptions, se
         )
     elif ended.ending is Ending.BUDGET:
         _say(
-            f"Stopped: {ended.reason}.\n{lines(left)} left, kept in the queue. Raise the budget, or wait for its window, "
-            "then run the same command again; or leave it to\n"
+            f"Stopped: {ended.reason}.\n{lines(left)} left, kept in the queue. Raise the budget, or wait for its "
+            "window, then run the same command again; or leave it to\n"
             f"  batchmill worker{' --simulate' if settings.simulate else ''}{options.hints}"
         )
     elif ended.ending is Ending.DETACHED:

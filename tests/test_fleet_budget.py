@@ -1,4 +1,4 @@
-"""The promise that the product is about: a cap that holds over every replica, whatever dies (DESIGN promises 1, 2, 4)."""
+"""The promise that the product is about: a cap that holds over every replica, whatever dies (promises 1, 2, 4)."""
 
 import asyncio
 import os
