@@ -13,6 +13,7 @@ What makes a cost that no price names (searches, other tiers, fallbacks to other
 import re
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Context, Decimal
+from math import ceil
 from typing import Any, Final
 
 import msgspec
@@ -123,9 +124,10 @@ def bound_of(reading: Reading, facts: ModelFacts, ceiling: Ceiling) -> Bound | U
         if facts.context_length is None:
             return Unbounded("messages", "it holds more than text, and the model's context length is not known")
         prompt, rate = facts.context_length, ceiling.media
-    once = _UP.fma(ceiling.image, reading.images, ceiling.request)
-    once = _UP.fma(ceiling.completion, reading.output, _UP.fma(rate, prompt, once))
-    nano = int(_UP.multiply(once, reading.answers * NANO).to_integral_value(rounding=ROUND_CEILING))
+    once = _UP.fma(ceiling.completion, reading.output, _UP.fma(rate, prompt, ceiling.request))
+    if reading.images:
+        once = _UP.fma(ceiling.image, reading.images, once)
+    nano = ceil(_UP.multiply(once, reading.answers * NANO))
     if nano > MAX_NANO:
         return Unbounded("model", "its price times its tokens is more than any call can cost")
     return Bound(nano, (prompt + reading.output) * reading.answers)

@@ -1,7 +1,6 @@
 """What a request body asks for, as far as it decides what a call can cost. Pure; nothing of the content is kept.
 
-Bytes are searched before they are decoded: most bodies are plain text, and a line must stay cheap. A key may be
-written with escapes, so a body with an escaped ASCII character is always decoded.
+Every line passes here, so a body of text and limits alone must be cheap: its messages are skipped over, not read.
 """
 
 import re
@@ -47,7 +46,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 class _Body(msgspec.Struct):
     model: str | None = None
-    messages: msgspec.Raw = _ABSENT
+    messages: list["_Message"] = []
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
@@ -61,6 +60,16 @@ class _Body(msgspec.Struct):
     prediction: msgspec.Raw = _ABSENT
     preset: msgspec.Raw = _ABSENT
     web_search_options: msgspec.Raw = _ABSENT
+    cache_control: msgspec.Raw = _ABSENT
+    prompt_cache_options: msgspec.Raw = _ABSENT
+    prompt_cache_retention: msgspec.Raw = _ABSENT
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = _ABSENT
+    images: msgspec.Raw = _ABSENT  # of an answer that goes back in
+    audio: msgspec.Raw = _ABSENT
+    cache_control: msgspec.Raw = _ABSENT
 
 
 class _Tool(msgspec.Struct):
@@ -77,12 +86,14 @@ class _Plugin(msgspec.Struct):
     pdf: _Parser | None = None
 
 
-class _Media(msgspec.Struct):
-    """What is in the messages beside text."""
+class _Inputs(msgspec.Struct):
+    """What is in the messages: parts beside plain text, by kind."""
 
+    parts: int = 0
     images: int = 0
     others: int = 0
     files: int = 0
+    caches: bool = False
 
 
 class _UnboundedError(Exception):
@@ -93,8 +104,10 @@ class _UnboundedError(Exception):
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_decode_images = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_plugins = msgspec.json.Decoder(list[_Plugin]).decode
 _NO_LIMITS = (
+    ("models", "a fallback model may cost more than the model"),
     ("audio", "spoken answers have prices of their own"),
     ("prediction", "a prediction that is not met is billed beyond max_tokens"),
     ("preset", "what a preset asks for is known to OpenRouter only"),
@@ -113,37 +126,59 @@ def read_body(body: bytes) -> Reading | Unbounded:
 
 
 def _read(body: bytes, asked: _Body) -> Reading:
-    _check_model(asked)
-    for name, reason in _NO_LIMITS:
-        if not is_absent(getattr(asked, name)):
-            raise _UnboundedError(name, reason)
-    if not _is_empty(asked.models):
-        raise _UnboundedError("models", "a fallback model may cost more than the model")
-    if asked.n is not None and asked.n < 1:
-        raise _UnboundedError("n", "it must be a positive integer")
-    _check_tier(asked.service_tier)
-    _check_modalities(asked.modalities)
-    tools = _check_tools(asked.tools)
-    media = _media_of(bytes(asked.messages))
-    free_parser = _check_plugins(asked.plugins)
-    if media.files and not free_parser:
+    _check_model(asked.model or "")
+    _check_settings(asked)
+    tools = asked.tools is not _ABSENT and _check_tools(asked.tools)
+    inputs = _inputs_of(asked.messages)
+    free_parser = asked.plugins is not _ABSENT and _check_plugins(asked.plugins)
+    if inputs.files and not free_parser:
         raise _UnboundedError(
             "messages", 'a file may go to a paid parser; name a free one, "cloudflare-ai" or "native"'
         )
-    limits = [limit for limit in (asked.max_tokens, asked.max_completion_tokens) if limit is not None]
+    limit, other = asked.max_tokens, asked.max_completion_tokens
+    if limit is None or (other is not None and other > limit):
+        limit = other
     return Reading(
-        size=len(body),
-        output=max(limits) if limits else None,
-        answers=asked.n or 1,
-        tools=tools or not _is_empty(asked.functions),
-        media=bool(media.images or media.others or media.files),
-        images=media.images,
-        caches=b"cache_" in body or _ESCAPED_ASCII.search(body) is not None,
+        len(body),
+        limit,
+        _answers(asked.n),
+        tools or not _is_empty(asked.functions),
+        inputs.images + inputs.others + inputs.files > 0,
+        inputs.images,
+        inputs.caches or _asks_for_caching(asked) or ((tools or inputs.parts > 0) and _mentions_caching(body)),
     )
 
 
-def _check_model(asked: _Body) -> None:
-    model = asked.model or ""
+def _check_settings(asked: _Body) -> None:
+    for name, reason in _NO_LIMITS:
+        if not _is_empty(getattr(asked, name)):
+            raise _UnboundedError(name, reason)
+    _check_tier(asked.service_tier)
+    _check_modalities(asked.modalities)
+
+
+def _answers(n: int | None) -> int:
+    if n is None:
+        return 1
+    if n < 1:
+        raise _UnboundedError("n", "it must be a positive integer")
+    return n
+
+
+def _asks_for_caching(asked: _Body) -> bool:
+    return (
+        asked.cache_control is not _ABSENT
+        or asked.prompt_cache_options is not _ABSENT
+        or asked.prompt_cache_retention is not _ABSENT
+    )
+
+
+def _mentions_caching(body: bytes) -> bool:
+    """Whether a tool or a part of a message may ask for caching; a key may be written with escapes."""
+    return b"cache_" in body or _ESCAPED_ASCII.search(body) is not None
+
+
+def _check_model(model: str) -> None:
     if model.endswith(_DEARER_SUFFIXES):
         raise _UnboundedError("model", f"{model.rpartition(':')[2]} may use dearer endpoints, or search the web")
     if _PRESET in model:
@@ -151,12 +186,12 @@ def _check_model(asked: _Body) -> None:
 
 
 def _check_tier(raw: msgspec.Raw) -> None:
-    if not is_absent(raw) and _decoded(raw) not in _PLAIN_TIERS:
+    if raw is not _ABSENT and not is_absent(raw) and _decoded(raw) not in _PLAIN_TIERS:
         raise _UnboundedError("service_tier", "a tier of its own has prices of its own")
 
 
 def _check_modalities(raw: msgspec.Raw) -> None:
-    if not is_absent(raw) and _decoded(raw) not in ([], ["text"]):
+    if raw is not _ABSENT and not is_absent(raw) and _decoded(raw) not in ([], ["text"]):
         raise _UnboundedError("modalities", "answers that are more than text have prices of their own")
 
 
@@ -183,23 +218,23 @@ def _check_plugins(raw: msgspec.Raw) -> bool:
     return free_parser
 
 
-def _media_of(messages: bytes) -> _Media:
-    found = _Media()
-    if b'"type"' not in messages and b'"images"' not in messages and not _ESCAPED_ASCII.search(messages):
-        return found
-    for message in msgspec.json.decode(messages):
-        if not isinstance(message, dict):
-            continue
-        images = message.get("images")
-        found.images += len(images) if isinstance(images, list) else 0
-        found.others += bool(message.get("audio"))
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            _count(part, found)
+def _inputs_of(messages: list[_Message]) -> _Inputs:
+    found = _Inputs()
+    for message in messages:
+        content = bytes(message.content)
+        if content.startswith(b"["):
+            for part in msgspec.json.decode(content):
+                found.parts += 1
+                _count(part, found)
+        elif content.startswith(b"{"):
+            raise _UnboundedError("messages", "the content of a message is neither text nor a list of parts")
+        found.images += 0 if _is_empty(message.images) else len(_decode_images(message.images))
+        found.others += not _is_empty(message.audio)
+        found.caches = found.caches or message.cache_control is not _ABSENT
     return found
 
 
-def _count(part: Any, found: _Media) -> None:
+def _count(part: Any, found: _Inputs) -> None:
     kind = part.get("type") if isinstance(part, dict) else "text"
     if kind in _TEXT_PARTS:
         return
@@ -214,7 +249,7 @@ def _count(part: Any, found: _Media) -> None:
 
 
 def _is_empty(raw: msgspec.Raw) -> bool:
-    return is_absent(raw) or bytes(raw).replace(b" ", b"") == b"[]"
+    return raw is _ABSENT or is_absent(raw) or bytes(raw).replace(b" ", b"") == b"[]"
 
 
 def _decoded(raw: msgspec.Raw) -> Any:

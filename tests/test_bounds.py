@@ -96,6 +96,11 @@ def test_what_is_no_text_may_fill_the_context(part: Any) -> None:
     assert isinstance(bound(text, facts(context_length=None), ceiling()), Unbounded)
 
 
+def test_an_earlier_answer_may_be_spoken() -> None:
+    messages = [{"role": "assistant", "audio": {"id": "a"}}, {"role": "user", "content": "more"}]
+    assert bounded(body(messages=messages)).tokens == 8192 + 100
+
+
 def test_images_are_billed_each() -> None:
     text = body([IMAGE, IMAGE])
     assert bounded(text, image="0.5").nano - bounded(text).nano == nano("1")
@@ -151,6 +156,9 @@ def test_files_are_bounded_only_with_a_free_parser() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"image_url": "x", "type": None}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": {"type": "text"}}]}, "messages"),
+        ({"messages": [{"role": "assistant", "images": 7}]}, None),
+        ({"messages": ["odd"]}, None),
         ({"max_tokens": 10**15}, "model"),
     ],
 )
@@ -173,8 +181,8 @@ def test_what_has_no_bound(fields: dict[str, Any], param: str | None) -> None:
         {"n": None},
         {"model": "a/b:floor"},
         {"audio": None},
-        {"messages": [{"role": "user", "content": None}, "odd", {"role": "tool", "content": ["odd"], "type": 5}]},
-        {"messages": [{"role": "user", "content": "", "images": 7}, {"type": "x"}]},
+        {"messages": [{"role": "user", "content": None}, {"role": "tool", "content": ["odd"], "type": 5}]},
+        {"messages": [{"role": "user", "content": "", "images": [], "audio": None}, {"type": "x"}]},
     ],
 )
 def test_what_costs_nothing_more(fields: dict[str, Any]) -> None:
@@ -209,8 +217,21 @@ def test_the_highest_rates_count(pricing: dict[str, Any], prompt: Any, completio
     assert found.completion == Decimal(completion) * Decimal("1.01") / 10**6
 
 
-def test_an_hour_in_the_cache_counts_for_those_who_ask_for_it() -> None:
-    text = body(cache_control={"type": "ephemeral", "ttl": "1h"})
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body(cache_control=HOUR),
+        body(prompt_cache_retention="24h"),
+        body([{"type": "text", "text": "x", "cache_control": HOUR}]),
+        body([{"type": "text", "text": "x", "cache_control": HOUR}]).replace(b"cache_", b"\\u0063ache_"),
+        body(messages=[{"role": "user", "content": "x", "cache_control": HOUR}]),
+        body(tools=[{"type": "function", "cache_control": HOUR}]),
+    ],
+)
+def test_an_hour_in_the_cache_counts_for_those_who_ask_for_it(text: bytes) -> None:
     assert bounded(text, input_cache_write_1h="0.000004").nano > bounded(text).nano
 
 
