@@ -32,6 +32,7 @@ from batchmill.store.connection import Store, open_store
 from batchmill.store.model import BatchStatus
 from batchmill.store.presence import forget_refusal
 from batchmill.workers.fleet import Fleet
+from batchmill.workers.policy_watch import policy_in_force
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +53,7 @@ async def run_job(source: Source, options: RunOptions, settings: Settings) -> in
     check_places(source.place, out, errors)
     if options.as_json and out == STDOUT:
         raise OutputError("--json and the results can't both go to standard output; give a file with -o")
-    async with open_store(settings) as store:
+    async with open_store(settings) as store, policy_in_force(store.redis, settings):
         batch = await hand_over(store.redis, settings, source, options.wishes)
         before = await batch.status()
         announce(batch, before)

@@ -48,12 +48,14 @@ async def _work(settings: "Settings") -> int:
     from batchmill.cli.rehearsal import rehearsal
     from batchmill.store.connection import open_store, printable
     from batchmill.workers.fleet import Fleet
+    from batchmill.workers.policy_watch import policy_in_force
 
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         if settings.simulate:
             settings = await stack.enter_async_context(rehearsal(settings))
         store = await stack.enter_async_context(open_store(settings))
+        await stack.enter_async_context(policy_in_force(store.redis, settings))
         fleet = Fleet(settings, store.url, server=store.server)
 
         def hear() -> None:

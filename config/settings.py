@@ -3,17 +3,20 @@
 Only this module reads the environment. A key that is not known is refused together with the nearest one that is.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from batchmill.config.errors import ConfigError
+from batchmill.config.policy import Policy
+from batchmill.config.policy_tables import TABLES, read_policy
+from batchmill.config.spelling import nearest
+from batchmill.config.urls import is_url, masked, normalized_url
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 
@@ -54,7 +57,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __repr__(self) -> str:
         fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        shown = (f"{name}={_masked(value) if isinstance(value, str) else repr(value)}" for name, value in fields)
+        shown = (f"{name}={masked(value) if isinstance(value, str) else repr(value)}" for name, value in fields)
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -118,6 +121,7 @@ class Settings(_Section, frozen=True):
     input: InputSettings = InputSettings()
     results: ResultSettings = ResultSettings()
     log: LogSettings = LogSettings()
+    policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
     redis_url: str | None = None
     data_dir: Path = Path("~/.local/share/batchmill")
     api_key: Secret | None = None
@@ -131,18 +135,9 @@ class Settings(_Section, frozen=True):
 
 
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
-_FILE_SECTIONS = ("upstream", "retry", "worker", "input", "results", "log", "redis_url", "data_dir")
+_FILE_SECTIONS = ("upstream", "retry", "worker", "input", "results", "log", "redis_url", "data_dir", *TABLES)
 _LEVELS = ("debug", "info", "warning", "error")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _FORMATS = ("auto", "console", "json")
-
-
-def normalized_url(url: str) -> str:
-    """Return the URL without user info, default port, query and closing slash, so that one upstream has one name."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
 def load(
@@ -159,7 +154,9 @@ def load(
     env = os.environ if environ is None else environ
     path = file or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else None)
     table = _read_file(path) if path else {}
-    merged = dict(table)
+    source = str(path) if path else "the environment"
+    policy = read_policy(table, source)
+    merged = {key: value for key, value in table.items() if key not in TABLES}
     if env.get("BATCHMILL_BASE_URL"):
         upstream = table.get("upstream", {})
         merged["upstream"] = (
@@ -168,7 +165,6 @@ def load(
     merged["data_dir"] = env.get("BATCHMILL_DATA_DIR") or table.get("data_dir") or _default_data_dir(env)
     if redis_url or env.get("BATCHMILL_REDIS_URL"):
         merged["redis_url"] = redis_url or env["BATCHMILL_REDIS_URL"]
-    source = str(path) if path else "the environment"
     try:
         settings = msgspec.convert(merged, Settings, dec_hook=_to_path)
     except msgspec.ValidationError as error:
@@ -180,6 +176,7 @@ def load(
         raise ConfigError(f"{source}: data_dir '{settings.data_dir}' names nobody's home ({error})") from error
     return msgspec.structs.replace(
         settings,
+        policy=policy,
         api_key=_api_key(env),
         simulate=simulate,
         data_dir=data_dir,
@@ -189,14 +186,14 @@ def load(
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror}; check BATCHMILL_CONFIG or --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} is not valid TOML: {error}") from error
     for key in table:
         if key not in _FILE_SECTIONS:
-            raise ConfigError(f"config file {path}: unknown key '{key}'{_nearest(key, _FILE_SECTIONS)}")
+            raise ConfigError(f"config file {path}: unknown key '{key}'{nearest(key, _FILE_SECTIONS)}")
     return table
 
 
@@ -234,10 +231,10 @@ def _default_data_dir(env: Mapping[str, str]) -> str:
 
 
 def _check(settings: Settings, source: str) -> None:
-    if not _is_url(settings.upstream.base_url, ("http", "https")):
-        shown = _masked(settings.upstream.base_url)
+    if not is_url(settings.upstream.base_url, ("http", "https")):
+        shown = masked(settings.upstream.base_url)
         raise ConfigError(f"{source}: base_url {shown} is not an http(s) URL; e.g. {OPENROUTER_URL}")
-    if settings.redis_url is not None and not _is_url(settings.redis_url, ("redis", "rediss", "unix")):
+    if settings.redis_url is not None and not is_url(settings.redis_url, ("redis", "rediss", "unix")):
         raise ConfigError(
             f"{source}: the Redis URL must start with redis://, rediss:// or unix:// and name a server or a socket; "
             "e.g. redis://localhost:6379/0"
@@ -250,30 +247,6 @@ def _check(settings: Settings, source: str) -> None:
         raise ConfigError(f"{source}: log.format must be one of {', '.join(_FORMATS)}")
 
 
-def _is_url(url: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises when it is no number, or too large
-    except ValueError:
-        return False
-    place = parts.path if parts.scheme == "unix" else parts.hostname
-    return parts.scheme in schemes and bool(place)
-
-
-def _masked(text: str) -> str:
-    """Return the repr of a text; of a URL only what can hold no password."""
-    scheme, separator, _ = text.partition("://")
-    if not separator:
-        return repr(text)
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        return repr(f"{scheme}://***")
-    user, at, place = parts.netloc.rpartition("@")
-    return repr(f"{scheme}://{'***@' if user or at else ''}{place}{parts.path}{'?***' if parts.query else ''}")
-
-
 def _explain(error: msgspec.ValidationError, table: Mapping[str, Any], source: str) -> str:
     for section, value in table.items():
         kind = Settings.__annotations__.get(section)
@@ -281,10 +254,5 @@ def _explain(error: msgspec.ValidationError, table: Mapping[str, Any], source: s
             known = kind.__struct_fields__
             for key in value:
                 if key not in known:
-                    return f"{source}: unknown key '{section}.{key}'{_nearest(key, known)}"
+                    return f"{source}: unknown key '{section}.{key}'{nearest(key, known)}"
     return f"{source}: {error}"
-
-
-def _nearest(key: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"

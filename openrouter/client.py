@@ -22,7 +22,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
 from batchmill.config.errors import ConfigError
-from batchmill.config.settings import Secret, UpstreamSettings, normalized_url
+from batchmill.config.settings import Secret, UpstreamSettings
+from batchmill.config.urls import normalized_url
 from batchmill.openrouter.classify import Verdict, provider_fault
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
 from batchmill.openrouter.models import ModelFacts, decode_models

@@ -1,6 +1,10 @@
 """Why Redis can't be used, or what was asked for is not in it."""
 
+from collections.abc import Sequence
+
 from batchmill.config.errors import BatchmillError
+from batchmill.config.policy import BATCH_PREFIX
+from batchmill.config.spelling import nearest
 
 
 class StoreError(BatchmillError):
@@ -12,3 +16,14 @@ class UnknownBatchError(BatchmillError):
 
     def __init__(self, batch_id: str) -> None:
         super().__init__(f"no batch '{batch_id}' here; `batchmill status` lists those that there are")
+
+
+class UnknownBudgetError(BatchmillError):
+    """There is no budget of that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        if name.startswith(BATCH_PREFIX):
+            way_on = "; a batch has one when it was submitted with --max-cost"
+        else:
+            way_on = nearest(name, known) if known else "; there are none: they are in the config file as [[budgets]]"
+        super().__init__(f"no budget '{name}' here{way_on}")

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from batchmill.config.errors import ConfigError
-from batchmill.config.settings import OPENROUTER_URL, Secret, Settings, load, normalized_url
+from batchmill.config.settings import OPENROUTER_URL, Secret, Settings, load
+from batchmill.config.urls import normalized_url
 from batchmill.workers.fleet import pack_handover, unpack_handover
 
 KEY = "sk-or-v1-do-not-show"

@@ -1,0 +1,252 @@
+"""What may be spent and sent: limits, budgets, prices, weights and breakers as one frozen value with pure look-ups.
+
+The look-ups walk over patterns: whoever asks for every line keeps the answers, which hold as long as the policy does.
+Rules stay so small that every sum the gate makes of them is exact in a Lua number (below 2^53).
+"""
+
+import re
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from batchmill.config.windows import WindowKind
+
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.-]+\Z", max_length=64)]
+Patterns = tuple[str, ...] | str
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+NANO = 1_000_000_000
+MAX_LIMIT_USD = 9_000_000
+_NANO_DIGITS = 9
+_EXACT_DIGITS = 28  # in all; what is longer, decimal arithmetic rounds
+_MAX_PRICE_USD = 1_000_000  # a million tokens, or one call
+_PRICE_DIGITS = 18
+_PER_MILLION = -6  # as a power of ten
+_MINUTE = 60
+BATCH_PREFIX = "batch_"
+SHARED = "*"
+
+
+def matches(patterns: Patterns, model: str) -> bool:
+    """Whether one of the patterns is the model's id; `*` stands for any letters, `?` for one."""
+    return any(_compiled(pattern).fullmatch(model) for pattern in patterns)
+
+
+def check_limit(usd: Decimal) -> None:
+    """Raise ValueError for a number of dollars that can't be the limit of a budget."""
+    _check_money("limit_usd", usd, MAX_LIMIT_USD, _NANO_DIGITS)
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+
+
+def _patterns(key: str, given: Patterns) -> tuple[str, ...]:
+    patterns = (given,) if isinstance(given, str) else given
+    if not patterns or not all(patterns):
+        raise ValueError(f"{key} names no model; give a model id or a pattern, e.g. 'openai/*'")
+    return patterns
+
+
+def _name_of(patterns: tuple[str, ...]) -> str:
+    """Return the patterns as a name: * becomes `all`, and what no name has becomes a dash."""
+    joined = "_".join(patterns).replace("*", "all")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", joined)[:64]
+
+
+def _check_money(key: str, usd: Decimal, most: int, digits: int) -> None:
+    if not (usd.is_finite() and 0 <= usd <= most):
+        raise ValueError(f"{key} must be a number of dollars from 0 to {most:,}, not {usd}")
+    exact = len(usd.as_tuple().digits) <= _EXACT_DIGITS
+    if not exact or usd.normalize().as_tuple().exponent < -digits:  # type: ignore[operator]  # finite: a number
+        raise ValueError(f"{key} has more than {digits} decimal places: {usd}")
+
+
+class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the TOML file."""
+
+
+class Limit(_Rule, frozen=True):
+    """A rate rule for the models that match: for each of them, or one for all when it is shared.
+
+    `burst_seconds` says how much of a rate may go at once after a rest.
+    """
+
+    match: Patterns
+    name: Name = ""
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    requests_per_day: Count | None = None
+    max_concurrency: Count | None = None
+    shared: bool = False
+    burst_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 6.0
+
+    def __post_init__(self) -> None:
+        patterns = _patterns("match", self.match)
+        msgspec.structs.force_setattr(self, "match", patterns)
+        if not self.name:
+            msgspec.structs.force_setattr(self, "name", _name_of(patterns))
+        rates = (self.requests_per_minute, self.tokens_per_minute, self.requests_per_day, self.max_concurrency)
+        if not any(rates):
+            raise ValueError(
+                f"limit '{self.name}' limits nothing; give it requests_per_minute, tokens_per_minute, "
+                "requests_per_day or max_concurrency"
+            )
+
+    def scope_of(self, model: str) -> str:
+        """Return which of its buckets a model draws from."""
+        return SHARED if self.shared else model
+
+    @property
+    def request_capacity(self) -> int:
+        """Requests that may go at once."""
+        return self._capacity(self.requests_per_minute)
+
+    @property
+    def token_capacity(self) -> int:
+        """Tokens that may go at once."""
+        return self._capacity(self.tokens_per_minute)
+
+    def _capacity(self, rate: int | None) -> int:
+        return max(1, int((rate or 0) * self.burst_seconds / _MINUTE))
+
+
+class Budget(_Rule, frozen=True):
+    """A dollar cap over a window of time, for the models that match and one project or all."""
+
+    name: Name
+    limit_usd: Decimal
+    window: WindowKind = WindowKind.TOTAL
+    timezone: str = "UTC"
+    models: Patterns = ("*",)
+    project: Name | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "models", _patterns("models", self.models))
+        check_limit(self.limit_usd)
+        if self.name.startswith(BATCH_PREFIX):
+            raise ValueError(f"budget '{self.name}': names that begin with {BATCH_PREFIX} are those of batches")
+        try:
+            ZoneInfo(self.timezone)
+        except (OSError, ValueError, LookupError) as error:  # LookupError: ZoneInfoNotFoundError, of which it is one
+            raise ValueError(
+                f"budget '{self.name}': no time zone '{self.timezone}' on this machine; e.g. UTC or Europe/Berlin"
+            ) from error
+
+    @property
+    def limit(self) -> int:
+        """The cap in nano-dollars."""
+        return int(self.limit_usd * NANO)
+
+    def covers(self, model: str, project: str) -> bool:
+        """Whether lines of the project for the model are paid from it."""
+        return self.project in (None, project) and matches(self.models, model)
+
+
+class PriceRule(_Rule, frozen=True):
+    """What an operator says that models cost: USD for a million tokens, and for one call or image."""
+
+    match: Patterns
+    prompt: Decimal
+    completion: Decimal
+    request: Decimal | None = None
+    image: Decimal | None = None
+    cache_write: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "match", _patterns("match", self.match))
+        for name in ("prompt", "completion", "request", "image", "cache_write"):
+            rate: Decimal | None = getattr(self, name)
+            if rate is not None:
+                _check_money(name, rate, _MAX_PRICE_USD, _PRICE_DIGITS)
+
+    def pricing(self) -> bytes:
+        """Return the JSON object that OpenRouter would state: USD for one token, call or image as decimal strings."""
+        rates = {
+            "prompt": self.prompt.scaleb(_PER_MILLION),
+            "completion": self.completion.scaleb(_PER_MILLION),
+            "request": self.request,
+            "image": self.image,
+            "input_cache_write": None if self.cache_write is None else self.cache_write.scaleb(_PER_MILLION),
+        }
+        return msgspec.json.encode({name: f"{rate:f}" for name, rate in rates.items() if rate is not None})
+
+
+class Project(_Rule, frozen=True):
+    """Whose work it is, and how large a share of the turns it has beside the others."""
+
+    name: Name
+    weight: Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)] = 1.0
+
+
+class Breaker(_Rule, frozen=True):
+    """When the breaker of a model opens, and how it closes again. Times in seconds."""
+
+    window_seconds: Seconds = 60.0
+    min_calls: Count = 20  # in the window, below which nothing is concluded
+    failure_ratio: Share = 0.5
+    slow_seconds: Seconds | None = None  # a call that took longer counts as slow; None: none does
+    slow_ratio: Share = 0.9
+    open_seconds: Seconds = 10.0  # after the first trip; longer with each that follows
+    max_open_seconds: Seconds = 300.0
+    probes: Count = 3  # in the whole fleet, while half open
+
+    def __post_init__(self) -> None:
+        if self.max_open_seconds < self.open_seconds:
+            raise ValueError("max_open_seconds must not be less than open_seconds")
+
+
+FREE = Limit(name="free", match="*:free", requests_per_minute=20, requests_per_day=1000, shared=True)
+"""What OpenRouter lets an account send to all free models together (20 a minute; 1000 a day with credits bought)."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Every rule in force. The limit named "free" is there unless another of that name replaces it."""
+
+    limits: tuple[Limit, ...] = (FREE,)
+    budgets: tuple[Budget, ...] = ()
+    prices: tuple[PriceRule, ...] = ()
+    projects: tuple[Project, ...] = ()
+    breaker: Breaker = Breaker()
+
+    def __post_init__(self) -> None:
+        for kind, rules in (("limits", self.limits), ("budgets", self.budgets), ("projects", self.projects)):
+            names = [rule.name for rule in rules]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"two {kind} are named '{name}'; give each a name of its own")
+
+    def limits_for(self, model: str) -> tuple[Limit, ...]:
+        """Return the limits that a model is under."""
+        return tuple(limit for limit in self.limits if matches(limit.match, model))
+
+    def budgets_for(self, model: str, project: str) -> tuple[Budget, ...]:
+        """Return the budgets that a line is paid from, but for that of its batch."""
+        return tuple(budget for budget in self.budgets if budget.covers(model, project))
+
+    def weight_of(self, project: str) -> float:
+        """Return a project's weight, 1 for one that is not named."""
+        return next((known.weight for known in self.projects if known.name == project), 1.0)
+
+    def price_for(self, model: str) -> PriceRule | None:
+        """Return the first price that matches, None when the operator names none."""
+        return next((price for price in self.prices if matches(price.match, model)), None)
+
+
+_decode = msgspec.json.Decoder(Policy).decode
+
+
+def encode_policy(policy: Policy) -> bytes:
+    """Return a policy as JSON; the same policy is always the same bytes."""
+    return msgspec.json.encode(policy)
+
+
+def decode_policy(document: bytes) -> Policy:
+    """Read what `encode_policy` wrote. Raises msgspec.ValidationError."""
+    return _decode(document)
