@@ -15,11 +15,14 @@ from batchmill.openrouter.bounds import (
     TOOL_TOKENS,
     Bound,
     Ceiling,
+    Reading,
     Unbounded,
     bound,
     ceiling_of,
+    default_output,
     max_price,
     with_max_price,
+    with_max_tokens,
 )
 from batchmill.openrouter.models import ModelFacts
 from batchmill.openrouter.money import to_nano
@@ -292,6 +295,38 @@ def test_max_price_goes_to_the_end(given_body: bytes, expected: bytes) -> None:
 def test_the_lower_of_two_prices_holds(provider: Any, expected: Any) -> None:
     sent = json.loads(with_max_price(body(provider=provider), CEILING))
     assert sent == json.loads(body(provider=expected))
+
+
+@pytest.mark.parametrize(
+    ("given_body", "expected"),
+    [
+        (b'{"model":"a"}', b'{"model":"a","max_tokens":7}'),
+        (b'{"max_tokens": null, "model":"a"}', b'{"model":"a","max_tokens":7}'),
+        (b'{"max_token\\u0073":null}', b'{"max_tokens":7}'),
+        (b'{"max_completion_tokens":null}', b'{"max_completion_tokens":null,"max_tokens":7}'),
+    ],
+)
+def test_a_limit_goes_to_the_end(given_body: bytes, expected: bytes) -> None:
+    assert with_max_tokens(given_body, 7) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "context", "limit", "expected"),
+    [
+        (100, None, None, None),
+        (100, None, 500, 500),
+        (100, 8192, 500, 500),
+        (100, 8192, None, 8192 - 100 - TEMPLATE_TOKENS),
+        (100, 8192, 8192, 8192 - 100 - TEMPLATE_TOKENS),
+        (9000, 8192, None, 2048),
+        (9000, 8192, 100, 100),
+        (100, 2, None, 1),
+    ],
+)
+def test_the_limit_of_an_answer_that_has_none(
+    size: int, context: int | None, limit: int | None, expected: int | None
+) -> None:
+    assert default_output(Reading(size), ModelFacts("a/b", b"{}", context, limit)) == expected
 
 
 def test_a_provider_in_escapes_is_found() -> None:
