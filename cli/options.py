@@ -78,17 +78,9 @@ def require_upstream(settings: "Settings") -> None:
     """Refuse to work without a key for OpenRouter. Raises ConfigError, which names both ways on."""
     from batchmill.config.errors import ConfigError
 
-    if settings.simulate or settings.api_key is not None or not is_openrouter(settings):
+    if settings.simulate or settings.api_key is not None or not settings.speaks_openrouter:
         return
     raise ConfigError(
         "no API key for OpenRouter: set OPENROUTER_API_KEY (or BATCHMILL_API_KEY_FILE to a file that holds it), "
         "or rehearse with --simulate, which needs none and costs nothing"
     )
-
-
-def is_openrouter(settings: "Settings") -> bool:
-    """Whether the upstream is OpenRouter itself, which answers nobody without a key."""
-    from urllib.parse import urlsplit
-
-    host = urlsplit(settings.upstream.base_url).hostname or ""
-    return host == "openrouter.ai" or host.endswith(".openrouter.ai")

@@ -310,7 +310,12 @@ async def test_connecting_to_nothing_says_so(settings: Settings) -> None:
 
 async def test_an_outage_is_told_as_what_it_is(settings: Settings, file: Path) -> None:
     away = Producer(connect("redis://127.0.0.1:1", retries=0), settings)
-    for asked in (away.batches(), away.batch("batch_1"), away.submit(file), Batch(away._redis, "batch_1", 1).status()):
+    for asked in (
+        away.batches(),
+        away.batch("batch_1"),
+        away.submit(file),
+        Batch(away._redis, "batch_1", settings).status(),
+    ):
         with pytest.raises(StoreError, match="can't be reached any more"):
             await asked
 
@@ -322,7 +327,8 @@ from batchmill.config.settings import load
 from batchmill.producer import Producer
 
 async def main():
-    settings = load(environ={"BATCHMILL_REDIS_URL": sys.argv[2], "BATCHMILL_DATA_DIR": "unused"})
+    there = {"BATCHMILL_REDIS_URL": sys.argv[2], "BATCHMILL_BASE_URL": "http://127.0.0.1:1/v1"}
+    settings = load(environ={"BATCHMILL_DATA_DIR": "unused", **there})
     async with Producer.connect(settings) as producer:
         await producer.submit(sys.argv[1])
 
