@@ -43,6 +43,26 @@ def input_options(command: _Command) -> _Command:
     return command
 
 
+def condition_options(command: _Command) -> _Command:
+    """Add what a batch may cost, whose work it is, and whose turn."""
+    for option in (
+        click.option(
+            "--project", metavar="NAME", default="default", help="Whose work it is: turns and budgets go by it."
+        ),
+        click.option(
+            "--priority",
+            type=click.Choice(("high", "normal", "low")),
+            default="normal",
+            help="Whose turn it is among the batches of a project.",
+        ),
+        click.option(
+            "--max-cost", metavar="USD", help="The batch never costs more; what is left over waits for a raise."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def read_settings(
     config_file: Path | None,
     redis_url: str | None,

@@ -57,11 +57,15 @@ class Survey(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """What became of lines handed over. `reused`: the same content was there already."""
+    """What became of lines handed over. `reused`: the same content was there already.
+
+    `max_cost` (nano-dollars) was asked for; a batch that was there keeps its own.
+    """
 
     batch_id: str
     reused: bool
     survey: Survey
+    max_cost: int | None = None
 
 
 _Read = tuple[Request | BadLine, Priced | BadLine]
@@ -151,7 +155,7 @@ async def submit(
         raise InputError(f"{source} can't be read: {error.strerror}") from error
     if not anew and (existing := await batches.by_content(redis, found.digest)):
         # even if prices or budgets have changed so that it could not be enqueued now
-        return Submission(existing, reused=True, survey=found)
+        return Submission(existing, reused=True, survey=found, max_cost=pricer.conditions.max_cost)
     if not found.usable(skip_invalid=skip_invalid):
         raise BadLinesError(source, found)
     if anew:
@@ -177,7 +181,7 @@ async def submit(
         with contextlib.suppress(RedisError, OSError):  # what is staged expires by itself
             await asyncio.shield(staging.discard())
         raise
-    return Submission(batch_id, reused=batch_id != staging.batch_id, survey=found)
+    return Submission(batch_id, batch_id != staging.batch_id, found, pricer.conditions.max_cost)
 
 
 async def _stage(
