@@ -25,6 +25,7 @@ from batchmill.store.staging import BatchFacts, Staging, shard_size
 
 _SHOWN_BAD_LINES = 20  # as OpenAI's own batch errors
 _CHUNK = 500  # lines between two looks at the event loop
+_CHUNK_BYTES = 1 << 20  # fewer of them when they are long, for a chunk is in memory as a whole
 _SHARD_BYTES = 1 << 20
 _BUFFER_BYTES = 16 << 20  # over all models, so that 400 models in one file fit in memory, too
 
@@ -212,7 +213,15 @@ class _Buffers:
 
 
 def _take(lines: Iterator[Request | BadLine]) -> list[Request | BadLine]:
-    return list(islice(lines, _CHUNK))
+    taken = []
+    size = 0
+    for line in islice(lines, _CHUNK):
+        taken.append(line)
+        if isinstance(line, Request):
+            size += len(line.body)
+            if size >= _CHUNK_BYTES:
+                break
+    return taken
 
 
 def _refused(bad: BadLine, index: int) -> Result:
