@@ -14,6 +14,7 @@ from batchmill.cli.progress import Progress
 from batchmill.producer import Batch
 from batchmill.store.batches import account_refusal
 from batchmill.store.connection import OUTAGE, Store
+from batchmill.store.errors import StoreError
 from batchmill.workers.fleet import Fleet
 
 _LOOK_EVERY = 0.25  # seconds
@@ -101,6 +102,6 @@ async def _until_refused(batch: Batch, store: Store, progress: Progress) -> str:
                 reason = await account_refusal(store.redis, status.upstream)
                 if reason:
                     return reason
-        except (*OUTAGE, RedisError):
+        except (*OUTAGE, RedisError, StoreError):
             pass  # the workers wait for Redis, too
         await asyncio.sleep(_LOOK_EVERY)
