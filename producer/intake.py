@@ -27,6 +27,7 @@ from batchmill.store.staging import BatchFacts, Staging, shard_size
 
 _SHOWN_BAD_LINES = 20  # as OpenAI's own batch errors
 _CHUNK = 500  # lines between two looks at the event loop
+_CHUNK_BYTES = 1 << 20  # fewer of them when they are long, for a chunk is in memory as a whole
 _SHARD_BYTES = 1 << 20
 _encode = msgspec.msgpack.Encoder().encode
 _BUFFER_BYTES = 16 << 20  # over all models, so that 400 models in one file fit in memory, too
@@ -242,7 +243,17 @@ class _Buffers:
 
 
 def _take(lines: Iterable[Request | BadLine], pricer: Pricer) -> list[_Read]:
-    return [(line, pricer.price(line) if isinstance(line, Request) else line) for line in islice(lines, _CHUNK)]
+    taken: list[_Read] = []
+    size = 0
+    for line in islice(lines, _CHUNK):
+        if not isinstance(line, Request):
+            taken.append((line, line))
+            continue
+        taken.append((line, pricer.price(line)))
+        size += len(line.body)
+        if size >= _CHUNK_BYTES:
+            break
+    return taken
 
 
 def _refused(bad: BadLine, index: int) -> Result:
