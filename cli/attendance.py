@@ -1,4 +1,4 @@
-"""A fleet at work on one batch, until all is done, the account is refused, or we are told to go."""
+"""A fleet at work on one batch, until all is done, a budget or the account stands in the way, or we are told to go."""
 
 import asyncio
 import signal
@@ -14,10 +14,12 @@ from batchmill.cli.progress import Progress
 from batchmill.producer import Batch
 from batchmill.store.batches import account_refusal
 from batchmill.store.connection import OUTAGE, Store
+from batchmill.store.errors import StoreError
 from batchmill.workers.fleet import Fleet
 
 _LOOK_EVERY = 0.25  # seconds
 _START_UP = 3.0
+_FULL = 2.0  # seconds that nothing but a budget stood in the way
 
 
 class Ending(Enum):
@@ -25,11 +27,12 @@ class Ending(Enum):
 
     FINISHED = "finished"
     REFUSED = "refused"
+    BUDGET = "budget"
     DETACHED = "detached"
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a run ended; `reason` in the upstream's words for a refused account."""
+    """How a run ended; `reason` in the upstream's words for a refused account, in ours for a full budget."""
 
     ending: Ending
     reason: str | None = None
@@ -56,7 +59,7 @@ async def attend(batch: Batch, fleet: Fleet, store: Store, collector: Collector,
     with on_signals(interrupt.hear):
         async with fleet:
             collecting = asyncio.create_task(collector.collect())
-            watching = asyncio.create_task(_until_refused(batch, store, progress))
+            watching = asyncio.create_task(_until_stuck(batch, store, progress))
             leaving = asyncio.create_task(interrupt.heard.wait())
             failing = asyncio.create_task(fleet.wait())
             tasks = (collecting, watching, leaving, failing)
@@ -78,19 +81,20 @@ async def attend(batch: Batch, fleet: Fleet, store: Store, collector: Collector,
     return ended
 
 
-def _ended(collecting: "asyncio.Task[None]", watching: "asyncio.Task[str]") -> Ended:
+def _ended(collecting: "asyncio.Task[None]", watching: "asyncio.Task[Ended]") -> Ended:
     """Say which came first; raises what a task raised."""
     if collecting.done():
         collecting.result()
         return Ended(Ending.FINISHED)
     if watching.done():
-        return Ended(Ending.REFUSED, watching.result())
+        return watching.result()
     return Ended(Ending.DETACHED)
 
 
-async def _until_refused(batch: Batch, store: Store, progress: Progress) -> str:
-    """Show progress until the upstream refuses the account; return its reason."""
+async def _until_stuck(batch: Batch, store: Store, progress: Progress) -> Ended:
+    """Show progress until the upstream refuses the account, or only a budget stands in the way; say which."""
     started = time.monotonic()
+    full_since: float | None = None
     while True:
         try:
             status = await batch.status()
@@ -100,7 +104,10 @@ async def _until_refused(batch: Batch, store: Store, progress: Progress) -> str:
             if status.pending and not status.running:
                 reason = await account_refusal(store.redis, status.upstream)
                 if reason:
-                    return reason
-        except (*OUTAGE, RedisError):
+                    return Ended(Ending.REFUSED, reason)
+            full_since = (full_since or time.monotonic()) if set(status.blocked_by) == {"budget"} else None
+            if full_since and time.monotonic() - full_since > _FULL:
+                return Ended(Ending.BUDGET, status.blocked_on)
+        except (*OUTAGE, RedisError, StoreError):
             pass  # the workers wait for Redis, too
         await asyncio.sleep(_LOOK_EVERY)

@@ -1,22 +1,173 @@
--- Claim shards from the head of a lane for one run each, up to a number of lines.
+-- Claim shards of a lane for one run each, up to a number of lines: first what silent workers had begun, then by turns.
 -- KEYS  1 lane (sorted set: reference -> score)  2 leases (reference -> lease end, ms)  3 runs (reference -> run id)
--- ARGV  1 run id  2 lease (ms)  3 room: how many lines the caller can take
--- Returns the references claimed, each followed by the score it had. At least one when there is room at all:
--- a shard larger than the room is better begun late than never.
-local lane, leases, runs = KEYS[1], KEYS[2], KEYS[3]
-local run, lease, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+--       4 flows  5 flow facts  6 projects  7 turns  8 parked  9 weights of projects
+-- ARGV  1 run id  2 lease (ms)  3 room: how many lines the caller can take  4.. batches to leave out: with any, at most
+--       one shard is claimed
+-- Returns of each shard claimed: reference, the score it had, project, priority, tag of its project's turn (0 when it
+-- had its turn before). At least one when there is room at all: a shard larger than the room is better begun late than
+-- never.
+--
+-- The project with the least tag has its turn, and in it the batch with the least tag (`lanes.py` says how they move).
+local lane, leases, runs, flows, flow_facts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local projects, turns, parked, weights = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local run, lease, room, left_out = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), #ARGV - 3
+local SLOT, LATER = 1048576, 1e12 -- places of a batch; from where on a score is a time
+local SPAN, SPANS = 549755813888, 16384 -- tags within a project; projects: together all that a double counts exactly
+local CHUNK = 100 -- so that no call keeps others waiting
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local claimed = {}
-while room > 0 do
-  local head = redis.call('ZRANGEBYSCORE', lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 1)
-  if #head == 0 then break end
-  local reference, score = head[1], head[2]
+local claimed, without, facts = {}, {}, {}
+local known, clock = {}, nil -- projects, and the virtual time of the lane, as far as this call changed it
+for i = 4, #ARGV do without[ARGV[i]] = true end
+
+local function batch_of(reference) return string.match(reference, '^[^.]+') end
+
+local function facts_of(batch) -- slot, stride, priority, project
+  facts[batch] = facts[batch] or redis.call('HGET', flow_facts, batch) or ''
+  return string.match(facts[batch], '^(%d+)|(%d+)|(%a+)|(.*)$')
+end
+
+local function project_of(name)
+  if not known[name] then
+    local number, clock = string.match(redis.call('HGET', turns, ':' .. name) or '', '^(%d+)|(%d+)$')
+    if not number then return nil end
+    local weight = tonumber(redis.call('HGET', weights, name) or 1) or 1
+    known[name] = { base = number * SPAN, clock = tonumber(clock), weight = weight > 0 and weight or 1 }
+  end
+  return known[name]
+end
+
+local function new_project(name)
+  local number, base
+  for _ = 1, SPANS do
+    number = redis.call('HINCRBY', turns, 'projects', 1) % SPANS
+    base = number * SPAN
+    if #redis.call('ZRANGEBYSCORE', flows, base, base + SPAN - 1, 'LIMIT', 0, 1) == 0 then break end
+  end
+  redis.call('HSET', turns, ':' .. name, number .. '|0')
+  return project_of(name)
+end
+
+local function enter(batch)
+  redis.call('ZREM', parked, batch)
+  local slot, _, _, name = facts_of(batch)
+  if not slot or redis.call('ZSCORE', flows, batch) then return end
+  local project = project_of(name) or new_project(name)
+  redis.call('ZADD', flows, project.base + project.clock, batch)
+  if not redis.call('ZSCORE', projects, name) then
+    redis.call('ZADD', projects, clock or redis.call('HGET', turns, 'clock') or 0, name)
+  end
+end
+
+local function come_due() -- shards given back for later, and batches; returns how many there were
+  local due = redis.call('ZRANGEBYSCORE', lane, LATER, now, 'LIMIT', 0, CHUNK)
+  for _, reference in ipairs(due) do
+    local batch = batch_of(reference)
+    local slot = tonumber((facts_of(batch))) or 0
+    local number = math.min(tonumber(string.match(reference, '%.(%d+)%.')) or 0, SLOT - 1)
+    redis.call('ZADD', lane, slot * SLOT + number, reference)
+    if not redis.call('ZSCORE', flows, batch) then redis.call('ZADD', parked, 'NX', 0, batch) end
+  end
+  local back = redis.call('ZRANGEBYSCORE', parked, '-inf', now, 'LIMIT', 0, CHUNK)
+  for _, batch in ipairs(back) do enter(batch) end
+  return #due + #back
+end
+
+local function take(reference, score, project, priority, tag)
   redis.call('ZREM', lane, reference)
   redis.call('ZADD', leases, now + lease, reference)
   redis.call('HSET', runs, reference, run)
-  claimed[#claimed + 1] = reference
-  claimed[#claimed + 1] = score
-  room = room - (tonumber(string.match(reference, '%.(%d+)$')) or 1)
+  for _, value in ipairs({ reference, score, project or 'default', priority or 'normal', tag }) do
+    claimed[#claimed + 1] = value
+  end
+  local lines = tonumber(string.match(reference, '%.(%d+)$')) or 1
+  room = left_out > 0 and 0 or room - lines
+  return lines
 end
+
+local function take_begun()
+  local found = redis.call('ZRANGEBYSCORE', lane, '-inf', SLOT - 1, 'WITHSCORES', 'LIMIT', 0, left_out > 0 and CHUNK or 1)
+  for i = 1, #found, 2 do
+    local batch = batch_of(found[i])
+    if not without[batch] then
+      local _, _, priority, project = facts_of(batch)
+      take(found[i], found[i + 1], project, priority, '0')
+      return true
+    end
+  end
+  return false
+end
+
+local function take_of(batch, start, name, tag)
+  local project = known[name]
+  local slot, stride, priority = facts_of(batch)
+  local head = slot and redis.call('ZRANGEBYSCORE', lane, slot * SLOT, (slot + 1) * SLOT - 1, 'WITHSCORES', 'LIMIT', 0, 1)
+  if not head or #head == 0 then
+    redis.call('ZREM', flows, batch) -- all is claimed; what is given back brings it back
+    return false
+  end
+  local lines = take(head[1], head[2], name, priority, tag)
+  redis.call('ZADD', flows, math.min(start + lines * stride, project.base + SPAN - 1), batch)
+  redis.call('ZADD', projects, tag + lines / project.weight, name)
+  if left_out == 0 then -- else others were passed over, and what comes must not start behind them
+    project.clock, project.served = start - project.base, true
+    clock = tag
+  end
+  return true
+end
+
+local function flows_of(name)
+  local project = project_of(name)
+  if not project then return {} end
+  local base = project.base
+  return redis.call('ZRANGEBYSCORE', flows, base, base + SPAN - 1, 'WITHSCORES', 'LIMIT', 0, left_out + 1)
+end
+
+local function take_turn()
+  local at = 0 -- of the projects, how many are passed over
+  while true do
+    local name, tag = unpack(redis.call('ZRANGE', projects, at, at, 'WITHSCORES'))
+    if not name then return false end
+    local found, first = flows_of(name), 1
+    while without[found[first]] do first = first + 2 end
+    if found[first] then
+      if take_of(found[first], tonumber(found[first + 1]), name, tag) then return true end
+    elseif #found > 0 then
+      at = at + 1
+    else -- its tag has come up: nothing of it needs to be remembered any more
+      redis.call('ZREM', projects, name)
+      redis.call('HDEL', turns, ':' .. name)
+      known[name] = nil
+    end
+  end
+end
+
+local function take_stray() -- a shard whose batch has no flow: that must not be, and must not matter
+  local from = '-inf'
+  for _ = 1, CHUNK do
+    local head = redis.call('ZRANGEBYSCORE', lane, from, LATER - 1, 'WITHSCORES', 'LIMIT', 0, 1)
+    if #head == 0 then return end
+    local batch = batch_of(head[1])
+    if not without[batch] and not redis.call('ZSCORE', parked, batch) then
+      local _, _, priority, project = facts_of(batch)
+      take(head[1], head[2], project, priority, '0')
+      return
+    end
+    from = (math.floor(head[2] / SLOT) + 1) * SLOT
+  end
+end
+
+if room <= 0 then return claimed end
+come_due()
+while room > 0 and take_begun() do end
+while room > 0 and (take_turn() or come_due() > 0) do end
+if #claimed == 0 then take_stray() end
+local changed = { 'clock', clock }
+for name, project in pairs(known) do
+  if project.served then
+    changed[#changed + 1] = ':' .. name
+    changed[#changed + 1] = project.base / SPAN .. '|' .. project.clock
+  end
+end
+if clock then redis.call('HSET', turns, unpack(changed)) end
 return claimed

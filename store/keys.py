@@ -39,6 +39,39 @@ def runs(upstream: str, model: str) -> str:
     return f"{PREFIX}runs:{upstream_tag(upstream)}:{model}"
 
 
+def flows(upstream: str, model: str) -> str:
+    """Sorted set: batch with shards in the lane -> its tag, within its project's span of scores. Gone when empty.
+    Written by claim, give back and park.
+    """
+    return f"{PREFIX}flows:{upstream_tag(upstream)}:{model}"
+
+
+def flow_facts(upstream: str, model: str) -> str:
+    """Hash: batch -> `slot|stride|priority|project`; batch and `#` -> how many of its shards are queued or leased.
+    Gone when empty. Written at enqueue and when a shard is finished.
+    """
+    return f"{PREFIX}flow_facts:{upstream_tag(upstream)}:{model}"
+
+
+def projects(upstream: str, model: str) -> str:
+    """Sorted set: project -> its tag. Gone when empty, with `flow_facts` at the latest. By claim and give back."""
+    return f"{PREFIX}projects:{upstream_tag(upstream)}:{model}"
+
+
+def turns(upstream: str, model: str) -> str:
+    """Hash: `clock` of the lane, last `slots` and `projects` given out, `:` and a project -> `number|clock`.
+    Gone when empty, which is when `flow_facts` is. Written by claim and at enqueue.
+    """
+    return f"{PREFIX}turns:{upstream_tag(upstream)}:{model}"
+
+
+def parked(upstream: str, model: str) -> str:
+    """Sorted set: batch without a flow -> when it gets one at a claim (ms; 0: it has just come). Gone when empty.
+    Written at enqueue, by give back and by park.
+    """
+    return f"{PREFIX}parked:{upstream_tag(upstream)}:{model}"
+
+
 def wake(upstream: str) -> str:
     """Channel: a model id (its lane has work) or `!` and a batch id (the batch was cancelled)."""
     return f"{PREFIX}wake:{upstream_tag(upstream)}"
@@ -61,6 +94,11 @@ def blocked(upstream: str, scope: str) -> str:
     value is the kind of reason, `|`, and the reason in words.
     """
     return f"{PREFIX}blocked:{upstream_tag(upstream)}:{scope}"
+
+
+def catalogue(upstream: str) -> str:
+    """String: the priced models of an upstream (MessagePack). Expires in a day. Written at enqueue."""
+    return f"{PREFIX}catalogue:{upstream_tag(upstream)}"
 
 
 def maintenance(upstream: str) -> str:
@@ -171,7 +209,10 @@ def limit(upstream: str, name: str, scope: str) -> str:
 
 
 def model(upstream: str, name: str) -> str:
-    """Hash: a model's breaker, its adaptive share and what is in the air. A day after use. Written by the gate."""
+    """Hash: a model's breaker, its adaptive share and what is in the air. Written by the gate and operators.
+
+    A day after use; one that an operator tripped (`tripped`), until it is reset.
+    """
     return f"{_gate(upstream)}model:{name}"
 
 

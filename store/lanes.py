@@ -7,6 +7,17 @@
 
 A run's id fences everything: a worker that slept through its lease can neither finish nor give back what is
 another's by now.
+
+Whose shard is claimed next is start-time fair queueing on two levels, as in `workers/turns.py`: the project with the
+least tag, and in it the batch with the least tag. A shard moves the project's tag on by lines / weight, the batch's by
+lines x 64 / share. Who comes, or comes back, starts at the tag of who was served last. Each takes O(log n), because
+scores are numbers in two parts:
+
+    lane    slot of the batch x 2^20 + number of the shard;  slot 0: taken back from silent workers, goes first;
+            from 10^12 on: a time (ms), not before which the shard may be claimed
+    flows   number of the project x 2^39 + tag of the batch within it
+
+A batch whose shards are all leased loses its flow, and gets it back with the first shard that is given back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,25 +28,32 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from batchmill.store import keys
+from batchmill.store.model import Priority
 from batchmill.store.scripts import Argument, Script
 
 _claim = Script("claim")
 _finish = Script("finish")
+_park = Script("park")
 _renew = Script("renew")
 _take = Script("take")
 
-_HEAD = "1"
-"""The score before all others, as in `renew.lua`."""
+_HEAD = "0"
+"""The score before all others."""
+
+_FACTS = 5  # values that `claim.lua` returns of a shard
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One shard that is ours for one run. `score` is its place in the lane, for giving it back."""
+    """One shard that is ours for one run. `score` was its place in the lane, `tag` its project's (0: begun before)."""
 
     upstream: str
     model: str
     reference: str
     run: str
     score: str
+    project: str = "default"
+    priority: Priority = Priority.NORMAL
+    tag: float = 0.0
 
     @property
     def batch_id(self) -> str:
@@ -55,16 +73,48 @@ class Renewal(msgspec.Struct, frozen=True):
     recovered: tuple[str, ...]
 
 
-async def claim(redis: Redis, upstream: str, model: str, run: str, *, lease: float, room: int) -> list[Claim]:
-    """Claim shards of up to `room` lines (at least one shard), for `lease` seconds."""
-    reply = await _claim(redis, _lane_keys(upstream, model), [run, _milliseconds(lease), room])
-    pairs = zip(reply[::2], reply[1::2], strict=True)
-    return [Claim(upstream, model, reference.decode(), run, score.decode()) for reference, score in pairs]
+async def claim(
+    redis: Redis, upstream: str, model: str, run: str, *, lease: float, room: int, without: Sequence[str] = ()
+) -> list[Claim]:
+    """Claim shards of up to `room` lines (at least one shard), for `lease` seconds, in the order of turns.
+
+    With batches to leave out, at most one shard of another batch: so that a newcomer gets into a worker whose places
+    all wait for something.
+    """
+    names = [*_lane_keys(upstream, model), *_turn_keys(upstream, model)]
+    reply = await _claim(redis, names, [run, _milliseconds(lease), room, *without])
+    claims = []
+    for start in range(0, len(reply), _FACTS):
+        reference, score, project, priority, tag = (value.decode() for value in reply[start : start + _FACTS])
+        claims.append(Claim(upstream, model, reference, run, score, project, Priority(priority), float(tag)))
+    return claims
+
+
+async def park(redis: Redis, upstream: str, model: str, batch_id: str, seconds: float) -> None:
+    """Have nothing of a batch claimed in a lane for so long; after that it comes back by itself at the next claim."""
+    names = [
+        keys.lane(upstream, model),
+        keys.flows(upstream, model),
+        keys.flow_facts(upstream, model),
+        keys.parked(upstream, model),
+    ]
+    await _park(redis, names, [batch_id, _milliseconds(seconds)])
+
+
+async def unpark(redis: Redis, upstream: str, model: str, batch_id: str | None) -> None:
+    """Have a batch, or all of a lane, come back at the next claim, which is now."""
+    parked = keys.parked(upstream, model)
+    if batch_id is None:
+        await redis.execute_command("ZUNIONSTORE", parked, 1, parked, "WEIGHTS", 0)
+    else:
+        await redis.execute_command("ZADD", parked, "XX", 0, batch_id)
+    await redis.execute_command("PUBLISH", keys.wake(upstream), model)
 
 
 async def take(redis: Redis, upstream: str, model: str, reference: str, run: str, *, lease: float) -> Claim | None:
     """Claim one certain shard; None when a run has it, or when it is finished."""
-    names = [*_lane_keys(upstream, model), keys.open_shards(keys.batch_of(reference))]
+    open_shards = keys.open_shards(keys.batch_of(reference))
+    names = [*_lane_keys(upstream, model), keys.flow_facts(upstream, model), open_shards]
     ours = await _take(redis, names, [reference, run, _milliseconds(lease)])
     return Claim(upstream, model, reference, run, _HEAD) if ours else None
 
@@ -79,20 +129,16 @@ class Ending(StrEnum):
 
 async def finish(redis: Redis, claim: Claim, ending: Ending, *, delay: float = 0) -> bool:
     """End the run; with `delay` seconds the shard is given back for later. False when the run had been lost."""
-    score = claim.score
-    if delay:
-        seconds, _ = await redis.execute_command("TIME")
-        score = str(_milliseconds(int(seconds) + delay))
-    word = {Ending.DONE: "", Ending.GIVE_BACK: score, Ending.LET_GO: "-"}[ending]
     reference = claim.reference
     names = [
         *_lane_keys(claim.upstream, claim.model),
+        *_turn_keys(claim.upstream, claim.model),
         keys.job(reference),
         keys.tries(reference),
         keys.shard(reference),
         keys.open_shards(claim.batch_id),
     ]
-    ours = bool(await _finish(redis, names, [reference, claim.run, word]))
+    ours = bool(await _finish(redis, names, [reference, claim.run, ending.value, _milliseconds(delay)]))
     if ours and ending is Ending.GIVE_BACK and not delay:
         await redis.execute_command("PUBLISH", keys.wake(claim.upstream), claim.model)
     return ours
@@ -125,7 +171,8 @@ def _renew_call(upstream: str, model: str, claims: Sequence[Claim], lease: float
     arguments: list[Argument] = [_milliseconds(lease)]
     for claim in claims:
         arguments += [claim.reference, claim.run]
-    return [*_lane_keys(upstream, model), keys.pulse(upstream)], arguments
+    names = [*_lane_keys(upstream, model), keys.flow_facts(upstream, model), keys.parked(upstream, model)]
+    return [*names, keys.pulse(upstream)], arguments
 
 
 async def waiting(redis: Redis, upstream: str) -> dict[str, int]:
@@ -142,6 +189,17 @@ async def waiting(redis: Redis, upstream: str) -> dict[str, int]:
 
 def _lane_keys(upstream: str, model: str) -> list[str]:
     return [keys.lane(upstream, model), keys.leases(upstream, model), keys.runs(upstream, model)]
+
+
+def _turn_keys(upstream: str, model: str) -> list[str]:
+    return [
+        keys.flows(upstream, model),
+        keys.flow_facts(upstream, model),
+        keys.projects(upstream, model),
+        keys.turns(upstream, model),
+        keys.parked(upstream, model),
+        keys.weights(upstream),
+    ]
 
 
 def _milliseconds(seconds: float) -> int:

@@ -51,6 +51,11 @@ class Priority(StrEnum):
         """The batch's part of its project's turns, against other batches."""
         return _SHARES[self]
 
+    @property
+    def stride(self) -> int:
+        """How far a line moves the batch's tag on: the inverse of its share, in whole numbers."""
+        return _SHARES[Priority.HIGH] // _SHARES[self]
+
 
 _SHARES = {Priority.HIGH: 64, Priority.NORMAL: 8, Priority.LOW: 1}
 

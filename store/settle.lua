@@ -1,6 +1,7 @@
 -- Settle holds of one owner that were taken under the same rules: what was held becomes what was spent, once.
 -- KEYS  1 books  2 holds of the owner  3 model  4 suspects  5 closed  then a window of each budget, then each limit
--- ARGV  1 number of this call, which grows  2 budgets  3 limits (counts)  4 model's name
+-- ARGV  1 number of this call, which grows, a space, its place among the calls of that number  2 budgets
+--       3 limits (counts)  4 model's name
 --       5 breaker: length of its window (ms)  6 fewest calls  7 share of failures (thousandths)  8 share of slow calls
 --       (thousandths, '' = none)  9 first open time (ms)  10 longest  11 probes  12 a number from 0 to 1, for jitter
 --       then of each limit: tokens a minute, their capacity ('' = none)
@@ -14,11 +15,13 @@
 -- An actual cost that finds no hold anywhere is booked all the same, as debt: its room may be used by others.
 local WIDE = 1024 -- lines in the air: a share or window that has grown so far binds nobody any more
 local books, holds, model, suspects, closed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local call, budget_count, limit_count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local call, place = string.match(ARGV[1], '^(%d+) (%d+)$')
+local budget_count, limit_count = tonumber(ARGV[2]), tonumber(ARGV[3])
+call, place = tonumber(call), 'settled' .. place
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if call <= tonumber(redis.call('HGET', holds, 'settled') or 0) then return { 0 } end
-redis.call('HSET', holds, 'settled', call)
+if call <= tonumber(redis.call('HGET', holds, place) or 0) then return { 0 } end
+redis.call('HSET', holds, place, call)
 
 local sums = { spent = 0, held = 0, suspect = 0, debt = 0 }
 local breaches, late, landed, probed, good, bad, slow = 0, 0, 0, 0, 0, 0, 0

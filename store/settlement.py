@@ -1,6 +1,7 @@
 """Settling: what was held becomes what was spent, once, in the same pipeline as the results and after them.
 
-Settlements of one owner go out in order, each call under a number that grows: a repeated call books nothing twice.
+Settlements of one owner go out in flushes under a number that grows, each call at its place in the flush: one that is
+repeated books nothing twice, and one that failed alone (the server did not know the script yet) is not taken for done.
 """
 
 import random
@@ -42,11 +43,15 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Settling(msgspec.Struct, frozen=True):
-    """One call: settlements of holds that were taken under the same rules. `number` grows from call to call."""
+    """One call: settlements of holds that were taken under the same rules.
+
+    `number` grows from flush to flush; `place` tells the calls of one flush apart.
+    """
 
     number: int
     rules: Rules
     settlements: tuple[Settlement, ...]
+    place: int = 0
 
 
 class Booked(msgspec.Struct, frozen=True):
@@ -90,7 +95,12 @@ def _call(caller: Caller, settling: Settling) -> tuple[list[str], list[Argument]
         keys.closed(upstream),
         *rules.keys,
     ]
-    arguments: list[Argument] = [settling.number, len(rules.budgets), len(rules.limits), rules.model]
+    arguments: list[Argument] = [
+        f"{settling.number} {settling.place}",
+        len(rules.budgets),
+        len(rules.limits),
+        rules.model,
+    ]
     arguments += _breaker_arguments(rules)
     for rule in rules.limits:
         limit = rule.limit

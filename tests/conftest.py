@@ -19,7 +19,16 @@ PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
 GATE = re.compile(rb"bm:{gate:[0-9a-f]+}:(books|policy|weights|pauses|suspects|audit|owners|budget:[^:]+:total)")
 """Those of the gate's keys that live for ever, or until they are empty."""
 
-QUEUE = (b"bm:lane:", b"bm:leases:", b"bm:runs:")
+QUEUE = (
+    b"bm:lane:",
+    b"bm:leases:",
+    b"bm:runs:",
+    b"bm:flows:",
+    b"bm:flow_facts:",
+    b"bm:projects:",
+    b"bm:turns:",
+    b"bm:parked:",
+)
 """Keys that are gone when they are empty."""
 
 
@@ -66,7 +75,13 @@ async def check_leaks(client: Redis) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings that touch nothing outside of the test."""
-    return load(environ={"BATCHMILL_DATA_DIR": str(tmp_path / "data"), "OPENROUTER_API_KEY": "sk-or-v1-test"})
+    return load(
+        environ={
+            "BATCHMILL_DATA_DIR": str(tmp_path / "data"),
+            "BATCHMILL_BASE_URL": "http://127.0.0.1:1/v1",  # nobody is there
+            "OPENROUTER_API_KEY": "sk-or-v1-test",
+        }
+    )
 
 
 @pytest.fixture(autouse=True)

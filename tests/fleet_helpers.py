@@ -70,7 +70,7 @@ async def scene(
         yield Scene(simulator, settings, store, fleet, Producer(store.redis, settings))
 
 
-def lines(count: int, *, models: tuple[str, ...] = MODELS) -> Iterator[dict[str, Any]]:
+def lines(count: int, *, models: tuple[str, ...] = MODELS, max_tokens: int = 20) -> Iterator[dict[str, Any]]:
     """Yield lines that are all different."""
     for number in range(count):
         yield {
@@ -79,7 +79,7 @@ def lines(count: int, *, models: tuple[str, ...] = MODELS) -> Iterator[dict[str,
             "url": "/v1/chat/completions",
             "body": {
                 "model": models[number % len(models)],
-                "max_tokens": 20,
+                "max_tokens": max_tokens,
                 "messages": [{"role": "user", "content": f"What is special about the number {number}?"}],
             },
         }

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import load
+from batchmill.openrouter.client import Upstream
 from batchmill.producer.ending import cancel
 from batchmill.store import batches, keys, lanes, presence
 from batchmill.store.errors import UnknownBatchError
@@ -85,12 +86,12 @@ async def test_a_batch_that_nobody_works_on_says_so(redis: Redis) -> None:
 async def test_a_batch_says_which_limit_it_waits_for(redis: Redis) -> None:
     batch_id = await batch_of(redis, 2)
     await alive(redis, "one")
-    await batches.say_blocked(redis, UPSTREAM, MODEL, "limit of the model", seconds=60)
-    await batches.say_blocked(redis, UPSTREAM, "other/model", "limit of another", seconds=60)
-    await batches.say_blocked(redis, UPSTREAM, ":free", "limit of free ones", seconds=60)
+    await batches.say_blocked(redis, UPSTREAM, MODEL, "pause", "limit of the model", seconds=60)
+    await batches.say_blocked(redis, UPSTREAM, "other/model", "pause", "limit of another", seconds=60)
+    await batches.say_blocked(redis, UPSTREAM, ":free", "pause", "limit of free ones", seconds=60)
     assert (await batches.status(redis, batch_id)).blocked_on == "limit of the model"
-    await batches.say_blocked(redis, UPSTREAM, "account", "limit of the account", seconds=60)
-    await batches.say_blocked(redis, UPSTREAM, "refused", "no credits", seconds=60)
+    await batches.say_blocked(redis, UPSTREAM, "account", "pause", "limit of the account", seconds=60)
+    await batches.say_blocked(redis, UPSTREAM, "refused", "pause", "no credits", seconds=60)
     said = (await batches.status(redis, batch_id)).blocked_on or ""
     assert set(said.split("; ")) == {"limit of the model", "limit of the account", "no credits"}
     assert await batches.account_refusal(redis, UPSTREAM) == "no credits"
@@ -105,7 +106,7 @@ async def test_free_models_wait_for_their_common_limit(redis: Redis) -> None:
     staging = await staged(redis, 1, model="maker/model:free")
     batch_id = await staging.release(BatchFacts(total=1, models={"maker/model:free": 1}, content="free"))
     await alive(redis, "one")
-    await batches.say_blocked(redis, UPSTREAM, ":free", "limit of free ones", seconds=60)
+    await batches.say_blocked(redis, UPSTREAM, ":free", "pause", "limit of free ones", seconds=60)
     assert (await batches.status(redis, batch_id)).blocked_on == "limit of free ones"
 
 
@@ -282,7 +283,9 @@ async def test_maintenance_keeps_live_batches_in_order(redis: Redis, tmp_path: P
     await redis.delete(keys.batch(gone))
     await redis.expire(keys.batch(mine), 1000)
 
-    await Maintenance(redis, settings, "worker").sweep()
+    upstream = Upstream(settings.upstream, settings.api_key, max_connections=1)
+    await Maintenance(redis, upstream, settings, "worker").sweep()
+    await upstream.aclose()
     assert await queued(redis) == [lost.reference]
     assert await batches.live(redis) == [mine]
     assert await redis.zrange(keys.batches(), 0, -1) == [mine.encode()]

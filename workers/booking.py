@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
+import structlog
 
+from batchmill.openrouter.bounds import MAX_NANO
 from batchmill.openrouter.money import to_nano
 from batchmill.openrouter.outcomes import Answer, Billed, Fault, Outcome, Usage
 from batchmill.openrouter.prices import Billable, bill, decode_price
@@ -12,6 +14,8 @@ from batchmill.store import settlement as money
 from batchmill.store.model import Terms
 from batchmill.store.settlement import Settlement
 from batchmill.workers.line import Hold, LineRun
+
+log = structlog.get_logger()
 
 _NO_USAGE = Usage()
 _MILLISECONDS = 1000
@@ -22,9 +26,17 @@ def priced(outcome: Outcome, terms: Terms) -> Outcome:
     """Return the outcome with its cost: as the upstream told it, else as its tokens cost by the price we know."""
     if outcome.cost is not None or terms.pricing is None or outcome.usage in (None, _NO_USAGE):
         return outcome
-    usage: Usage = outcome.usage or _NO_USAGE
+    try:
+        cost = _bill(terms.pricing, outcome.usage or _NO_USAGE)
+    except Exception:
+        log.exception("bill.broke")  # a paid answer is kept, whatever its price makes of us; its bound is suspect
+        return outcome
+    return outcome if cost is None else msgspec.structs.replace(outcome, cost=cost)
+
+
+def _bill(pricing: bytes, usage: Usage) -> int | None:
     billed = bill(
-        _read_price(terms.pricing),
+        _read_price(pricing),
         Billable(
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -33,21 +45,26 @@ def priced(outcome: Outcome, terms: Terms) -> Outcome:
         ),
         datetime.now(UTC),
     )
-    return outcome if billed is None else msgspec.structs.replace(outcome, cost=to_nano(billed.total))
+    return None if billed is None else min(to_nano(billed.total), MAX_NANO)
 
 
 def settlement(run: LineRun, hold: Hold, outcome: Outcome) -> Settlement:
-    """Return what a call's end means for the money: what it cost, or that nobody knows."""
+    """Return what a call's end means for the money: what it cost, or that nobody knows.
+
+    A line without a bound falls under no price that we know: there, an answer that tells no cost has none.
+    """
     slow_after = hold.rules.breaker.slow_seconds
     slow = slow_after is not None and outcome.latency_ms > slow_after * _MILLISECONDS
+    cost, used, bound = outcome.cost, _used(outcome.usage), run.line.bound
     if isinstance(outcome, Answer):
-        used = _used(outcome.usage)
-        return Settlement(hold.id, run.line.bound, outcome.cost or 0, used, money.Outcome.ANSWERED, slow)
-    spoke = money.Outcome.FAILED if outcome.fault is Fault.PROVIDER else money.Outcome.NOTHING
-    cost, used = outcome.cost, _used(outcome.usage)
-    if outcome.billed is Billed.NO:
-        cost, used = cost or 0, used or 0
-    return Settlement(hold.id, run.line.bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
+        spoke = money.Outcome.ANSWERED
+        free = not bound
+    else:
+        spoke = money.Outcome.FAILED if outcome.fault is Fault.PROVIDER else money.Outcome.NOTHING
+        free = outcome.billed is Billed.NO
+        used = used or 0 if free else used
+    cost = cost or 0 if free else cost
+    return Settlement(hold.id, bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
 
 
 def unknown(run: LineRun, hold: Hold) -> Settlement:

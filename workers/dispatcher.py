@@ -77,7 +77,9 @@ class Dispatcher:
     def known(self, model: str) -> list[str] | None:
         """Return the batches of a lane here, when one that is not among them is welcome; None when none is."""
         lane = self._lanes.find(model)
-        return None if lane is None or self.draining or self._bytes > _MOST_BYTES else lane.known()
+        if lane is None or self.draining or not self._recorder.healthy or self._bytes > _MOST_BYTES:
+            return None
+        return lane.known()
 
     def add(self, shard: ShardRun) -> None:
         """Take a shard's lines over; `shard.ended` tells how it went."""

@@ -8,6 +8,7 @@ work to do ──► candidates of all lanes ──► one call ──► what i
 """
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
@@ -27,6 +28,8 @@ from batchmill.workers.line import Hold, LineRun
 
 PACE = 0.004
 """Seconds between two calls under load: places that come free meanwhile share a round trip."""
+
+_LOOK_EVERY = 1.0  # seconds; whatever nobody woke us for
 
 log = structlog.get_logger()
 
@@ -88,7 +91,9 @@ class Gatekeeper:
         """Ask for ever."""
         await self.read_policy()
         while True:
-            await self._work.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY):
+                    await self._work.wait()
             started = time.monotonic()
             self._work.clear()
             questions = desk.questions()

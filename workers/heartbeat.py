@@ -38,6 +38,7 @@ class Heartbeat:
         self._worker_id = gatekeeper.caller.owner
         self._memory = EpochFile(settings)
         self._seen = self._memory.read()
+        gatekeeper.saw(self._seen.epoch)  # from the first line on: a gate that is older lets nothing through
         self._alarmed = False
 
     async def run(self) -> None:

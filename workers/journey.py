@@ -37,7 +37,7 @@ class TryAgain(msgspec.Struct, frozen=True):
 
 
 class RestScope(msgspec.Struct, frozen=True):
-    """A limit or a refusal said no: nothing of its scope is sent for `delay` seconds (None: the pacer knows best)."""
+    """A limit or a refusal said no: nothing of its scope is sent for `delay` seconds (None: longer each time)."""
 
     failure: Failure
     delay: float | None

@@ -98,14 +98,19 @@ class LaneWorker(Worker):
                 continue
 
     async def _poll_iteration(self) -> None:
-        room = self._dispatcher.room(self.model)
+        room, without = self._dispatcher.room(self.model), tuple[str, ...]()
         if room <= 0:
-            return
+            here = self._dispatcher.known(self.model)
+            if here is None:
+                return
+            room, without = 1, tuple(here)  # a newcomer must not wait until what is here is through
         self._dry = False
         run = f"{self._worker_id}.{next(_run_numbers)}"
         self.claiming = True
         try:
-            claims = await lanes.claim(self.pool, self.upstream, self.model, run, lease=self._settings.lease, room=room)
+            claims = await lanes.claim(
+                self.pool, self.upstream, self.model, run, lease=self._settings.lease, room=room, without=without
+            )
         finally:
             self.claiming = False
         self._dry = not claims
@@ -151,6 +156,9 @@ class LaneWorker(Worker):
         tried = shard.tried()
         if ending is Ending.GIVE_BACK and tried:
             await self._while_open(lambda: batches.keep_tried(self.pool, shard.claim.batch_id, tried))
+        if ending is Ending.GIVE_BACK and shard.parked is not None:
+            seconds, batch_id = shard.parked, shard.claim.batch_id
+            await self._while_open(lambda: lanes.park(self.pool, self.upstream, self.model, batch_id, seconds))
         self._endings[reference] = ending
 
     async def finish_job(self, job_id: str, *_args: Any, **_kwargs: Any) -> None:

@@ -47,7 +47,7 @@ class Recorder:
         self._retention = retention
         self._settlements: dict[int, tuple[Rules, list[Settlement]]] = {}  # by number of the rules
         self._generations: dict[str, str] = {}
-        self._settled = 0  # number of the last settling
+        self._settled = 0  # number of the last flush that settled
         self._waiting: list[tuple[ShardRun, Result]] = []
         self._in_air: dict[str, int] = defaultdict(int)  # batch id -> lines sent and not yet recorded
         self._touched: set[str] = set()
@@ -151,12 +151,13 @@ class Recorder:
 
     def _settlings(self) -> list[Settling]:
         gathered, self._settlements = self._settlements, {}
-        settlings = []
-        for rules, settlements in gathered.values():
-            for start in range(0, len(settlements), _MOST_SETTLEMENTS):
-                self._settled += 1
-                settlings.append(Settling(self._settled, rules, tuple(settlements[start : start + _MOST_SETTLEMENTS])))
-        return settlings
+        parts = [
+            (rules, tuple(settlements[start : start + _MOST_SETTLEMENTS]))
+            for rules, settlements in gathered.values()
+            for start in range(0, len(settlements), _MOST_SETTLEMENTS)
+        ]
+        self._settled += 1
+        return [Settling(self._settled, rules, part, place) for place, (rules, part) in enumerate(parts)]
 
     async def _send(self, what: Flush) -> None:
         slow = asyncio.get_running_loop().call_later(_SLOW_FLUSH, self._ail, "slow")

@@ -216,7 +216,7 @@ class Turns:
         flow = project.flows.members.get(batch_id)
         if flow is None:
             blocked = batch_id in self._blocked
-            flow = _Flow(batch_id, 1 / shard.terms.priority.share, blocked=blocked)
+            flow = _Flow(batch_id, shard.terms.priority.stride, blocked=blocked)
             project.flows.members[batch_id] = flow
         project.flows.enter(flow)
         self._projects.enter(project)
