@@ -1,0 +1,115 @@
+"""What a call's end means for the money, as a table."""
+
+import pytest
+
+from batchmill.config.policy import Breaker
+from batchmill.openrouter.bounds import MAX_NANO
+from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Retry, Usage
+from batchmill.store.lanes import Claim
+from batchmill.store.model import Line, Terms
+from batchmill.store.rules import Rules
+from batchmill.store.settlement import Outcome, Settlement
+from batchmill.workers import booking
+from batchmill.workers.line import Hold, LineRun, ShardRun
+
+from .workers_helpers import failure
+
+PRICED = Terms(pricing=b'{"prompt":"0.000001","completion":"0.000002"}')
+USAGE = Usage(1000, 10)
+
+
+def hold(**breaker: float) -> Hold:
+    return Hold("h", Rules(1, 0, "m", (), (), Breaker(**breaker)))  # type: ignore[arg-type]  # the struct's own fields
+
+
+@pytest.fixture
+async def run() -> LineRun:
+    shard = ShardRun(Claim("upstream", "m", "batch_1.0.1", "run-1", "1"), [])
+    return LineRun(Line(0, "zero", b"{}", bound=5_000_000, tokens=2000), shard)
+
+
+def answer(cost: int | None, usage: Usage = USAGE) -> Answer:
+    return Answer(body=b"{}", model="m", usage=usage, cost=cost, latency_ms=1500, generation_id="gen-1")
+
+
+def test_the_upstreams_own_cost_goes_before_ours() -> None:
+    told = answer(7)
+    assert booking.priced(told, PRICED) is told
+
+
+def test_without_a_told_cost_the_tokens_cost_what_the_price_says() -> None:
+    assert booking.priced(answer(None), PRICED).cost == 1_000_000 + 20_000
+
+
+@pytest.mark.parametrize(
+    ("usage", "terms"),
+    [
+        (Usage(), PRICED),
+        (USAGE, Terms()),
+        (USAGE, Terms(pricing=b'{"prompt":"-1","completion":"-1"}')),
+        (USAGE, Terms(pricing=b"no price at all")),
+    ],
+)
+def test_what_can_not_be_priced_stays_unknown_and_the_answer_is_kept(usage: Usage, terms: Terms) -> None:
+    priced = booking.priced(answer(None, usage), terms)
+    assert isinstance(priced, Answer)
+    assert (priced.cost, priced.body) == (None, b"{}")
+
+
+def test_a_failure_is_priced_by_its_tokens_too() -> None:
+    assert booking.priced(failure(Retry.NEVER, usage=USAGE), PRICED).cost == 1_020_000
+
+
+def test_a_price_beyond_what_the_books_can_count_is_the_most_that_they_can() -> None:
+    assert booking.priced(answer(None, Usage(2**50, 1)), PRICED).cost == MAX_NANO
+
+
+async def test_an_answer_costs_what_was_told(run: LineRun) -> None:
+    settled = booking.settlement(run, hold(), answer(7))
+    assert settled == Settlement("h", 5_000_000, 7, 1010, Outcome.ANSWERED, False, "gen-1")
+
+
+async def test_an_answer_without_a_cost_is_suspect_where_a_price_was_promised(run: LineRun) -> None:
+    settled = booking.settlement(run, hold(), answer(None, Usage()))
+    assert (settled.cost, settled.tokens, settled.generation) == (None, None, "gen-1")
+
+
+async def test_an_answer_without_a_cost_is_free_where_nobody_named_a_price(run: LineRun) -> None:
+    free = LineRun(Line(0, "zero", b"{}", bound=0), run.shard)
+    assert booking.settlement(free, hold(), answer(None)).cost == 0
+
+
+@pytest.mark.parametrize(
+    ("ended", "cost", "tokens"),
+    [
+        (failure(Retry.LATER, billed=Billed.NO), 0, 0),
+        (failure(Retry.BACKOFF, billed=Billed.MAYBE), None, None),
+        (failure(Retry.BACKOFF, billed=Billed.MAYBE, cost=9), 9, None),
+        (failure(Retry.NEVER, billed=Billed.YES, cost=9, usage=Usage(3, 4)), 9, 7),
+        (failure(Retry.NEVER, billed=Billed.YES), None, None),
+    ],
+)
+async def test_a_failure_costs_nothing_only_when_that_is_known(
+    run: LineRun, ended: Failure, cost: int | None, tokens: int | None
+) -> None:
+    settled = booking.settlement(run, hold(), ended)
+    assert (settled.cost, settled.tokens) == (cost, tokens)
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+async def test_only_the_providers_faults_feed_the_breaker(run: LineRun, fault: Fault) -> None:
+    settled = booking.settlement(run, hold(), failure(Retry.NEVER, fault=fault))
+    assert settled.outcome is (Outcome.FAILED if fault is Fault.PROVIDER else Outcome.NOTHING)
+
+
+async def test_a_failure_is_known_by_the_generation_that_was_seen_in_the_air(run: LineRun) -> None:
+    run.generation = "gen-air"
+    maybe = failure(Retry.BACKOFF, billed=Billed.MAYBE)
+    assert booking.settlement(run, hold(), maybe).generation == "gen-air"
+    assert booking.unknown(run, hold()) == Settlement("h", 5_000_000, None, generation="gen-air")
+
+
+@pytest.mark.parametrize(("after", "slow"), [(1.0, True), (2.0, False)])
+async def test_slow_calls_are_told_to_the_breaker_that_asks(run: LineRun, after: float, slow: bool) -> None:
+    assert booking.settlement(run, hold(slow_seconds=after), answer(7)).slow is slow
+    assert not booking.settlement(run, hold(), answer(7)).slow
