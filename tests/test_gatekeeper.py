@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from batchmill.config.policy import Budget, Policy
+from batchmill.config.windows import WindowKind
 from batchmill.store import gate, keys, policy
 from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
@@ -89,7 +90,7 @@ async def test_a_new_policy_is_read_at_the_gates_word_and_asked_by(redis: Redis)
     tight = Policy(budgets=(Budget("all", Decimal("0.000000250")),))
     await policy.apply(redis, "upstream", tight, "file")
     desk = Lines(keeper, runs(4))
-    keeper.read_policy = _once_skipped(keeper.read_policy)  # type: ignore[method-assign]
+    keeper.read_policy = _once_skipped(keeper.read_policy)  # type: ignore[method-assign,assignment]
     async with asking(keeper, desk):
         await heard(desk, lambda: len(desk.told_of) == 2)
     assert [reply.why for _, reply in desk.told_of] == [Why.POLICY, Why.BUDGET]
@@ -112,12 +113,12 @@ def _once_skipped(step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable
 
 async def test_rules_are_made_anew_when_a_window_has_turned(redis: Redis) -> None:
     keeper = Gatekeeper(redis, CALLER)
-    await policy.apply(redis, "upstream", Policy(budgets=(Budget("daily", Decimal(1), window="day"),)), "file")
+    await policy.apply(redis, "upstream", Policy(budgets=(Budget("daily", Decimal(1), window=WindowKind.DAY),)), "file")
     await keeper.read_policy()
     keeper._ahead_ms -= 86_400_000  # it was yesterday when these rules were made
     yesterday = keeper.rules("m", "default", None)
     desk = Lines(keeper, runs(1))
-    keeper.read_policy = _once_skipped(keeper.read_policy)  # type: ignore[method-assign]
+    keeper.read_policy = _once_skipped(keeper.read_policy)  # type: ignore[method-assign,assignment]
     async with asking(keeper, desk):
         await heard(desk, lambda: bool(desk.held))
     assert [reply.why for _, reply in desk.told_of] == [Why.WINDOW, Why.NOTHING]

@@ -1,0 +1,189 @@
+"""No line is ever left nowhere: any order of answers of the gate, outcomes, cancels, losses, drains and outages."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batchmill.config.settings import RetrySettings
+from batchmill.openrouter.outcomes import Billed, Outcome, Retry
+from batchmill.store.gate import Reply, Why
+from batchmill.store.lanes import Ending
+from batchmill.store.model import Terms
+from batchmill.workers import dispatcher, flights, places
+from batchmill.workers.gatekeeper import Question
+from batchmill.workers.line import ShardRun
+
+from .workers_helpers import OK, Desk, admit_all, failure, no_budget, refusal, settle
+
+MODELS = ("a/one", "a/two", "b/three")
+LATER = failure(Retry.LATER, status=429, retry_after=0.0005)
+OUTCOMES: tuple[Outcome, ...] = (
+    OK,
+    OK,
+    failure(Retry.NEVER),
+    failure(Retry.BACKOFF, billed=Billed.MAYBE),
+    LATER,
+    failure(Retry.ACCOUNT, retry_after=0.0005),
+)
+DEEDS = (
+    "answer",
+    "answer",
+    "answer",
+    "gate",
+    "gate",
+    "add",
+    "cancel",
+    "lose",
+    "away",
+    "back",
+    "abandon",
+    "hold",
+    "tick",
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every wait a matter of a thousandth of a second."""
+    for module, name in (
+        (places, "_LONGEST_BLOCK"),
+        (places, "_UNKNOWN_WAIT"),
+        (places, "_STARVED_LOOK"),
+        (places, "_STARVED_SLACK"),
+        (dispatcher, "_STARVED"),
+    ):
+        monkeypatch.setattr(module, name, 0.001)
+    monkeypatch.setattr(flights.log, "warning", lambda *_, **__: None)
+
+
+class Play:
+    """One random story. What is drawn by chance is drawn from its own seed, so that it can be told again."""
+
+    def __init__(self, seed: int, concurrency: int) -> None:
+        self.random = random.Random(seed)
+        self.desk = Desk(concurrency=concurrency, retry=RetrySettings(3, 0.0005, 0.001))
+        self.desk.gate.script = self.gate
+        self.shards: list[ShardRun] = []
+        self.peaceful = False
+
+    def gate(self, question: Question) -> Reply | None:
+        """Answer as it comes; in the end, as it must."""
+        if self.peaceful:
+            return admit_all(question)
+        return self.random.choice((self.partly, self.partly, admit_all, no_budget_if_any, self.refuse, later))(question)
+
+    def partly(self, question: Question) -> Reply:
+        looked = self.random.randint(0, len(question.runs))
+        skipped = tuple(place for place in range(looked) if question.rules.budgets and self.random.random() < 0.3)
+        if looked < len(question.runs):
+            return refusal(Why.SHARE, looked=looked, wait=self.random.choice((-1, 0, 1)), skipped=skipped)
+        return refusal(Why.BUDGET, looked=looked, skipped=skipped) if skipped else admit_all(question)
+
+    def refuse(self, _: Question) -> Reply:
+        return refusal(self.random.choice((Why.POLICY, Why.WINDOW, Why.BREAKER, Why.ALARM)), wait=1)
+
+    def add(self) -> None:
+        number = len(self.shards)
+        count = self.random.randint(1, 6)
+        self.shards.append(
+            self.desk.shard(
+                self.random.choice(MODELS),
+                [f"{number}/{index}" for index in range(count)],
+                batch=f"batch_{self.random.randrange(3)}",
+                number=number,
+                terms=Terms(project=self.random.choice("pq"), capped=self.random.random() < 0.5),
+            )
+        )
+
+    async def do(self, deed: str) -> None:
+        desk = self.desk
+        match deed:
+            case "answer" if desk.upstream.open:
+                desk.upstream.answer(self.random.choice(OUTCOMES))
+            case "gate" if desk.gate.waiting:
+                desk.gate.answer(lambda question: self.gate(question) or admit_all(question))
+            case "add":
+                self.add()
+            case "cancel":
+                desk.dispatcher.cancel(f"batch_{self.random.randrange(3)}")
+            case "lose" if desk.dispatcher.shards():
+                desk.dispatcher.lose(self.random.choice(sorted(desk.dispatcher.shards(), key=self.shards.index)))
+            case "away":
+                desk.ledger.healthy, desk.ledger.holding = False, True
+            case "back":
+                self.back()
+            case "hold":
+                desk.ledger.holding = True
+            case "abandon" if self.random.random() < 0.2:
+                desk.upstream.open.clear()
+                desk.dispatcher.abandon()
+            case _:
+                await asyncio.sleep(0)
+
+    def back(self) -> None:
+        ledger = self.desk.ledger
+        ledger.holding = False
+        ledger.flush()
+        if not ledger.healthy:
+            ledger.healthy = True
+            ledger.on_healthy()
+
+    async def end(self) -> None:
+        """Let the gate and the upstream be kind, until every shard has ended."""
+        self.peaceful = True
+        self.back()
+        while not all(shard.ended.done() for shard in self.shards):
+            while self.desk.gate.waiting:
+                self.desk.gate.answer()
+            while self.desk.upstream.open:
+                self.desk.upstream.answer()
+            await asyncio.sleep(0)
+        await settle()
+
+    def check(self) -> None:
+        desk = self.desk
+        desk.check_books()
+        assert not desk.dispatcher.busy
+        assert desk.dispatcher._lanes.ready == 0
+        assert desk.dispatcher._bytes == 0
+        for lane in desk.dispatcher._lanes:
+            assert (lane.ready, lane.asked, lane.in_air, len(lane.waiting), len(lane._starved)) == (0, 0, 0, 0, 0)
+        recorded = [result.custom_id for result in desk.ledger.results]
+        assert len(recorded) == len(set(recorded)), "a line got two results"
+        for shard in self.shards:
+            assert (shard.in_air, shard.unrecorded) == (0, 0)
+            assert bool(shard.open_lines) is (shard.ended.result() is Ending.GIVE_BACK)
+
+
+def later(_: Question) -> Reply | None:
+    """Leave the question at the gate."""
+    return None
+
+
+def no_budget_if_any(question: Question) -> Reply:
+    return no_budget(question) if question.rules.budgets else admit_all(question)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(DEEDS), max_size=60),
+    st.integers(0, 2**32),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_no_line_is_ever_left_nowhere(deeds: list[str], seed: int, concurrency: int, drained: bool) -> None:
+    async def story() -> None:
+        play = Play(seed, concurrency)
+        play.add()
+        for deed in deeds:
+            await play.do(deed)
+            await asyncio.sleep(0)
+        if drained:
+            play.desk.dispatcher.drain()
+        await asyncio.wait_for(play.end(), 20)
+        play.check()
+
+    asyncio.run(story())
