@@ -21,7 +21,7 @@ call, place = tonumber(call), 'settled' .. place
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if call <= tonumber(redis.call('HGET', holds, place) or 0) then return { 0 } end
-redis.call('HSET', holds, place, call)
+if redis.call('HSET', holds, place, call) == 1 then redis.call('EXPIRE', holds, 2592000) end -- also when all was lost
 
 local sums = { spent = 0, held = 0, suspect = 0, debt = 0 }
 local breaches, late, landed, probed, good, bad, slow = 0, 0, 0, 0, 0, 0, 0

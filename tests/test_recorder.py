@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
-from batchmill.store import batches, keys, records
-from batchmill.store.gate import Caller
+from batchmill.config.policy import Budget, Policy
+from batchmill.store import batches, keys, policy, records, settlement
+from batchmill.store.clock import now_ms
+from batchmill.store.gate import Ask, Caller, Candidate, admit
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import Line, LineState, Result
-from batchmill.store.settlement import Booked
+from batchmill.store.rules import Rulebook, Rules
+from batchmill.store.settlement import Booked, Settlement
 from batchmill.store.staging import BatchFacts, Staging
 from batchmill.workers import recorder as module
 from batchmill.workers.line import ShardRun
@@ -46,6 +50,24 @@ def result(index: int) -> Result:
 async def in_air(redis: Redis, batch_id: str) -> int:
     """Return how many lines the worker has in the air, as everybody sees it."""
     return int(await redis.execute_command("HGET", keys.air(batch_id), "worker-1") or 0)
+
+
+async def books(redis: Redis) -> dict[bytes, bytes]:
+    """Return the one budget's window."""
+    return dict(await redis.execute_command("HGETALL", keys.budget("upstream", "all", "total")))
+
+
+async def held(redis: Redis, *bounds: int) -> tuple[Rules, list[str]]:
+    """Have holds of these bounds taken under a budget."""
+    await policy.apply(redis, "upstream", Policy(budgets=(Budget("all", Decimal(1)),)), "file")
+    book = Rulebook("upstream")
+    book.learn(await policy.live(redis, "upstream"))
+    rules = book.rules("a/b", "default", None, await now_ms(redis))
+    holds = [f"batch_1.{index}.h{index}" for index in range(len(bounds))]
+    candidates = tuple(Candidate(hold, bound, 1) for hold, bound in zip(holds, bounds, strict=True))
+    (reply,) = await admit(redis, CALLER, 1, [Ask(rules, candidates)])
+    assert (reply.looked, reply.skipped) == (len(bounds), ())
+    return rules, holds
 
 
 @asynccontextmanager
@@ -208,3 +230,108 @@ async def test_a_flush_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.Mon
         assert recorder.unrecorded == 6
         await recorder.drained()
         assert (recorder.flushes, recorder.unrecorded) == (6, 0)
+
+
+async def test_money_is_settled_in_the_flush_of_its_result_and_told_to_the_dispatcher(redis: Redis) -> None:
+    batch_id = await release(redis, LINES)
+    rules, (hold,) = await held(redis, 100)
+    assert await books(redis) == {b"held": b"100"}
+    settled: list[set[str]] = []
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
+        recorder.on_settled = settled.append
+        recorder.put(shard_of(batch_id), result(0), was_sent=False)
+        recorder.settle(rules, Settlement(hold, 100, 60, 1))
+        await recorder.drained()
+        assert (recorder.flushes, settled) == (1, [{"a/b"}])
+    assert await books(redis) == {b"held": b"0", b"spent": b"60"}
+
+
+async def test_a_flush_that_is_repeated_after_an_outage_books_once(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer was lost, twice; all of it had been done."""
+    batch_id = await release(redis, LINES)
+    rules, holds = await held(redis, 100, 100, 100)
+    tries = 0
+
+    async def forgetful(*arguments: Any) -> Flushed:
+        nonlocal tries
+        tries += 1
+        done = await records.flush(*arguments)
+        if tries < 3:
+            raise RedisConnectionError("gone after it was done")
+        return done
+
+    monkeypatch.setattr(module, "flush", forgetful)
+    monkeypatch.setattr(module, "_OUTAGE_PAUSE", 0)
+    monkeypatch.setattr(module, "_MOST_SETTLEMENTS", 1)
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
+        recorder.put(shard_of(batch_id), result(0), was_sent=False)
+        for hold, cost in zip(holds, (60, 130, None), strict=True):
+            recorder.settle(rules, Settlement(hold, 100, cost, 1))
+        await recorder.drained()
+    assert tries == 3
+    expected = {b"held": b"0", b"spent": b"160", b"debt": b"30", b"suspect": b"100"}
+    assert await books(redis) == expected
+    assert (await batches.status(redis, batch_id)).succeeded == 1
+
+
+async def test_a_settlement_that_failed_alone_is_made_good_after_those_behind_it(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that just started learns the script from somebody else, in the middle of our pipeline."""
+    rules, holds = await held(redis, 100, 100)
+    monkeypatch.setattr(module, "_MOST_SETTLEMENTS", 1)
+    original = settlement._settle.queue
+    queued = 0
+
+    def first_unknown(pipe: Any, names: Any, arguments: Any) -> None:
+        nonlocal queued
+        queued += 1
+        if queued == 1:
+            pipe.execute_command("EVALSHA", "0" * 40, len(names), *names, *arguments)
+        else:
+            original(pipe, names, arguments)
+
+    await redis.script_load(settlement._settle.text)
+    monkeypatch.setattr(settlement._settle, "queue", first_unknown)
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
+        for hold in holds:
+            recorder.settle(rules, Settlement(hold, 100, 60, 1))
+        await recorder.drained()
+    assert await books(redis) == {b"held": b"0", b"spent": b"120"}
+
+
+async def test_no_money_goes_before_its_result(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backlog, settlements wait for the flush that takes the last of it."""
+    monkeypatch.setattr(module, "_MOST_RESULTS", 2)
+    batch_id = await release(redis, LINES)
+    rules, (hold,) = await held(redis, 100)
+    seen: list[tuple[int, int]] = []
+
+    async def watched(*arguments: Any) -> Flushed:
+        flush = arguments[2]
+        seen.append((sum(len(recording.results) for recording in flush.recordings), len(flush.settlings)))
+        return await records.flush(*arguments)
+
+    monkeypatch.setattr(module, "flush", watched)
+    shard = shard_of(batch_id)
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
+        for index in range(5):
+            recorder.put(shard, result(index), was_sent=False)
+        recorder.settle(rules, Settlement(hold, 100, 60, 1))
+        await recorder.drained()
+    assert seen == [(2, 0), (2, 0), (1, 1)]
+
+
+async def test_a_generation_is_kept_with_its_hold_until_it_is_settled(redis: Redis) -> None:
+    rules, (hold,) = await held(redis, 100)
+    name = keys.holds("upstream", "worker-1")
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
+        recorder.note(hold, "gen-air")
+        await recorder.drained()
+        assert await redis.execute_command("HGET", name, f"g{hold}") == b"gen-air"
+        recorder.note(hold, "gen-late")
+        recorder.settle(rules, Settlement(hold, 100, 60, 1))
+        await recorder.drained()
+    assert await redis.execute_command("HGET", name, f"g{hold}") is None

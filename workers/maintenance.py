@@ -28,22 +28,30 @@ class Maintenance:
         self._reconciler = Reconciler(redis, upstream, settings.upstream_name)
         self._settings = settings
         self._worker_id = worker_id
+        self._ours = False
 
     async def run(self) -> None:
         """Keep things in order for ever, whenever it is our turn."""
         while True:
             await asyncio.sleep(_EVERY)
-            if await outlive(self._our_turn):
+            self._ours = await outlive(self._our_turn)
+            if self._ours:
                 await outlive(self.sweep)
 
+    async def reconcile(self) -> None:
+        """Look suspects up for ever, whenever it is our turn; beside the rest, for the upstream may be slow."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if self._ours:
+                await outlive(self._reconciler.look)
+
     async def sweep(self) -> None:
-        """Keep live batches and queue their lost shards; drop from the lists what is no more; see to suspects."""
+        """Keep live batches and queue their lost shards; drop from the lists what is no more; make suspects."""
         upstream = self._settings.upstream_name
         for owner in await suspects.silent_owners(self._redis, upstream):
             moved = await suspects.abandon(self._redis, upstream, owner)
             if moved:
                 log.warning("holds.suspect", owner=owner, holds=moved)
-        await self._reconciler.look()
         await pauses.drop_over(self._redis, upstream)
         retention = self._settings.results.retention_days
         for batch_id in await batches.live(self._redis):

@@ -40,6 +40,7 @@ log = structlog.get_logger()
 _DAY = 86_400
 _ORPHAN_CHECK = 1.0  # seconds
 _LEAVE_TIMEOUT = 1.0
+_MOST_SAID = 1000  # reasons that we remember to have said; then those that are over are forgotten
 _NOTE_EVERY = 0.5  # seconds; a call that takes longer is worth knowing by its generation id
 
 
@@ -99,6 +100,7 @@ class WorkerProcess:
             "look": self._watch.look(),
             "listen": self._watch.listen(),
             "maintenance": self._maintenance.run(),
+            "reconciliation": self._maintenance.reconcile(),
             "orphanhood": self._notice_orphanhood(),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
@@ -179,6 +181,8 @@ class WorkerProcess:
         said, until = self._said.get(reason.scope, (None, 0.0))
         if said == reason and until - now > seconds / 2:
             return
+        if len(self._said) > _MOST_SAID:
+            self._said = {scope: kept for scope, kept in self._said.items() if kept[1] > now}
         self._said[reason.scope] = (reason, now + seconds)
         upstream = self._settings.upstream_name
         note = asyncio.create_task(

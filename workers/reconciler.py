@@ -41,7 +41,12 @@ class Reconciler:
         due = [suspect for suspect in found if self._next.get(suspect.hold, (0.0, 0.0))[0] <= now][:_MOST]
         closed = 0
         for start in range(0, len(due), _AT_ONCE):
-            closed += sum(await asyncio.gather(*(self._look_up(one) for one in due[start : start + _AT_ONCE])))
+            lookups = (self._look_up(one) for one in due[start : start + _AT_ONCE])
+            ended = await asyncio.gather(*lookups, return_exceptions=True)  # none goes on alone when another breaks
+            closed += sum(one is True for one in ended)
+            for error in ended:
+                if isinstance(error, BaseException):
+                    raise error
         if closed:
             log.info("suspects.reconciled", suspects=closed)
         return closed
