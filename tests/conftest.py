@@ -85,6 +85,13 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own: what a worker keeps in its data folder must not meet another test, or a person's."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
 def no_stray_tasks() -> Iterator[None]:
     """Leave no running loop behind for the next test."""
     yield
