@@ -34,7 +34,7 @@ def producer(redis: Redis, settings: Settings) -> Producer:
 
 
 async def budget_of(redis: Redis, batch: Batch) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = await redis.hgetall(keys.batch_budget("simulator", batch.id))
+    found: dict[bytes, bytes] = await redis.hgetall(keys.batch_budget("simulator", batch.id))  # type: ignore[misc]
     return found
 
 
