@@ -12,10 +12,16 @@ from typing import NoReturn
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.audit import audit
+from batchmill.cli.breakers import breakers
+from batchmill.cli.budgets import budgets
 from batchmill.cli.cancel import cancel
 from batchmill.cli.check import check
 from batchmill.cli.errors import OutputClosedError
+from batchmill.cli.limits import limits
+from batchmill.cli.pause import pause
 from batchmill.cli.results import results
+from batchmill.cli.resume import resume
 from batchmill.cli.retry import retry
 from batchmill.cli.run import run
 from batchmill.cli.simulate import simulate
@@ -59,7 +65,12 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (run, submit, worker, status, results, cancel, retry, simulate, check):
+_COMMANDS = (
+    *(run, submit, worker, status, results, cancel, retry),
+    *(budgets, limits, breakers, pause, resume, audit),
+    *(simulate, check),
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

@@ -175,7 +175,10 @@ def limit(upstream: str, name: str, scope: str) -> str:
 
 
 def model(upstream: str, name: str) -> str:
-    """Hash: a model's breaker, its adaptive share and what is in the air. A day after use. Written by the gate."""
+    """Hash: a model's breaker, its adaptive share and what is in the air. Written by the gate and operators.
+
+    A day after use; one that an operator tripped (`tripped`), until it is reset.
+    """
     return f"{_gate(upstream)}model:{name}"
 
 

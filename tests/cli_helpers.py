@@ -104,6 +104,11 @@ class Desk:
         self._server = EmbeddedServer(folder / "data")
         self._server.join()  # so that not every command starts it anew
 
+    @property
+    def redis_url(self) -> str:
+        """Where the commands given here keep everything."""
+        return self._server.url
+
     def close(self) -> None:
         """End what was started here and is still there, workers of a killed command included."""
         for process in self._started:
