@@ -14,6 +14,7 @@ from batchmill.cli.progress import Progress
 from batchmill.producer import Batch
 from batchmill.store.batches import account_refusal
 from batchmill.store.connection import OUTAGE, Store
+from batchmill.store.errors import StoreError
 from batchmill.workers.fleet import Fleet
 
 _LOOK_EVERY = 0.25  # seconds
@@ -107,6 +108,6 @@ async def _until_stuck(batch: Batch, store: Store, progress: Progress) -> Ended:
             full_since = (full_since or time.monotonic()) if set(status.blocked_by) == {"budget"} else None
             if full_since and time.monotonic() - full_since > _FULL:
                 return Ended(Ending.BUDGET, status.blocked_on)
-        except (*OUTAGE, RedisError):
+        except (*OUTAGE, RedisError, StoreError):
             pass  # the workers wait for Redis, too
         await asyncio.sleep(_LOOK_EVERY)

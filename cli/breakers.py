@@ -29,7 +29,7 @@ _COLUMNS = (
 def breakers(
     context: click.Context, as_json: bool, simulate: bool, redis_url: str | None, config_file: Path | None
 ) -> int:
-    """Show the models whose breaker, adaptive share or pause says anything.
+    """Show the breaker of every model that was used lately or is paused, and how many of its lines may be in the air.
 
     A breaker is closed (lines go), open (none do), or half open (a few probe, in the whole fleet). Only faults of the
     provider open it.

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from batchmill.cli import exit_codes
-from batchmill.cli.options import is_openrouter, read_settings
+from batchmill.cli.options import read_settings
 from batchmill.config.errors import BatchmillError, ConfigError
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
@@ -102,7 +102,7 @@ async def _examine_key(settings: Settings, found: list[Finding]) -> bool:
     """Add what was found out about the key; return whether the account is refused."""
     if settings.api_key is None:
         missing = "no API key: set OPENROUTER_API_KEY or BATCHMILL_API_KEY_FILE, or work with --simulate"
-        level = Level.FAIL if is_openrouter(settings) else Level.OK
+        level = Level.FAIL if settings.speaks_openrouter else Level.OK
         found.append(Finding("key", level, missing if level is Level.FAIL else "none set; not checked"))
         return False
     timeouts = msgspec.structs.replace(settings.upstream, total_timeout=_KEY_TIMEOUT)

@@ -5,7 +5,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.cli.source import Source
-from batchmill.cli.words import lines
+from batchmill.cli.words import lines, money
 from batchmill.config.settings import Settings
 from batchmill.producer import Batch, Producer
 from batchmill.store.model import BatchStatus
@@ -13,13 +13,16 @@ from batchmill.store.presence import workers_alive
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """How an input is to be read; see `options.input_options`."""
+    """How an input is to be read and run; see `options.input_options` and `options.condition_options`."""
 
     model: str | None
     max_tokens: int | None
     limit: int | None
     skip_invalid: bool
     fresh: bool
+    max_cost: str | None = None
+    priority: str = "normal"
+    project: str = "default"
 
 
 async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wishes) -> Batch:
@@ -32,6 +35,9 @@ async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wi
         limit=wishes.limit,
         skip_invalid=wishes.skip_invalid,
         anew=wishes.fresh,
+        max_cost=wishes.max_cost,
+        priority=wishes.priority,
+        project=wishes.project,
     )
 
 
@@ -47,9 +53,19 @@ def announce(batch: Batch, status: BatchStatus) -> None:
         )
     else:
         _say(f"{batch.id} has the same lines, and no results yet: going on with it; --fresh runs all lines anew")
+    if batch.reused and batch.submission and batch.submission.max_cost != status.max_cost:
+        _say(_kept_budget(status))
     bad = batch.submission.survey.bad_count if batch.submission else 0
     if bad:
         _say(f"{lines(bad)} can't be run and failed at once")
+
+
+def _kept_budget(status: BatchStatus) -> str:
+    if status.max_cost is None:
+        return "it has no --max-cost, and gets none now; --fresh runs all lines anew with one"
+    return (
+        f"it keeps its --max-cost of {money(status.max_cost)}; change it with: batchmill budgets raise {status.id} USD"
+    )
 
 
 async def say_who_works(redis: Redis, status: BatchStatus, options: str) -> None:

@@ -7,6 +7,7 @@ submit ──► fleet + results as they land + progress ──► all there    
                      └─ Ctrl-C, SIGTERM ──► drain the fleet              exit 130
 """
 
+import shlex
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,7 +25,7 @@ from batchmill.cli.progress import progress_on_stderr
 from batchmill.cli.rehearsal import rehearsal
 from batchmill.cli.result_files import ResultFiles, check_places, places
 from batchmill.cli.source import Source
-from batchmill.cli.summary import print_json, print_summary, summarize
+from batchmill.cli.summary import Summary, print_json, print_summary, summarize
 from batchmill.cli.words import lines
 from batchmill.cli.worker_log import WorkerLog
 from batchmill.config.settings import Settings
@@ -85,6 +86,8 @@ async def run_job(source: Source, options: RunOptions, settings: Settings) -> in
         else:
             print_summary(summary, status)
         _say_how_to_go_on(ended, status, options, settings)
+        if summary.status == "completed" and collector.tally.sendable:
+            _say_how_to_try_again(summary, collector.tally.sendable, options, settings)
         return code
 
 
@@ -129,8 +132,8 @@ def _say_how_to_go_on(ended: Ended, status: BatchStatus, options: RunOptions, se
         )
     elif ended.ending is Ending.BUDGET:
         _say(
-            f"Stopped: {ended.reason}.\n{lines(left)} left, kept in the queue. Raise the budget, or wait for its window, "
-            "then run the same command again; or leave it to\n"
+            f"Stopped: {ended.reason}.\n{lines(left)} left, kept in the queue. Raise the budget, or wait for its "
+            "window, then run the same command again; or leave it to\n"
             f"  batchmill worker{' --simulate' if settings.simulate else ''}{options.hints}"
         )
     elif ended.ending is Ending.DETACHED:
@@ -140,6 +143,17 @@ def _say_how_to_go_on(ended: Ended, status: BatchStatus, options: RunOptions, se
             f"  batchmill worker{' --simulate' if settings.simulate else ''}{options.hints}\n"
             f"  batchmill results {status.id} -f{options.hints}"
         )
+
+
+def _say_how_to_try_again(summary: Summary, sendable: int, options: RunOptions, settings: Settings) -> None:
+    """Name the commands with the options without which they would go elsewhere, or be refused."""
+    simulate = " --simulate" if settings.simulate else ""
+    skip = " --skip-invalid" if sendable < summary.failed else ""
+    _say(
+        "to try them again\n"
+        f"  batchmill run {shlex.quote(str(summary.errors_file))}{skip}{simulate}{options.hints}\n"
+        f"  batchmill retry {summary.batch_id}{options.hints}   (for workers that run elsewhere)"
+    )
 
 
 def _say(message: str) -> None:

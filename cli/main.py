@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.audit import audit
 from batchmill.cli.breakers import breakers
 from batchmill.cli.budgets import budgets
 from batchmill.cli.cancel import cancel
@@ -66,7 +67,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     *(run, submit, worker, status, results, cancel, retry),
-    *(budgets, limits, breakers, pause, resume),
+    *(budgets, limits, breakers, pause, resume, audit),
     *(simulate, check),
 )
 for _command in _COMMANDS:

@@ -43,6 +43,26 @@ def input_options(command: _Command) -> _Command:
     return command
 
 
+def condition_options(command: _Command) -> _Command:
+    """Add what a batch may cost, whose work it is, and whose turn."""
+    for option in (
+        click.option(
+            "--project", metavar="NAME", default="default", help="Whose work it is: turns and budgets go by it."
+        ),
+        click.option(
+            "--priority",
+            type=click.Choice(("high", "normal", "low")),
+            default="normal",
+            help="Whose turn it is among the batches of a project.",
+        ),
+        click.option(
+            "--max-cost", metavar="USD", help="The batch never costs more; what is left over waits for a raise."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def read_settings(
     config_file: Path | None,
     redis_url: str | None,
@@ -78,17 +98,9 @@ def require_upstream(settings: "Settings") -> None:
     """Refuse to work without a key for OpenRouter. Raises ConfigError, which names both ways on."""
     from batchmill.config.errors import ConfigError
 
-    if settings.simulate or settings.api_key is not None or not is_openrouter(settings):
+    if settings.simulate or settings.api_key is not None or not settings.speaks_openrouter:
         return
     raise ConfigError(
         "no API key for OpenRouter: set OPENROUTER_API_KEY (or BATCHMILL_API_KEY_FILE to a file that holds it), "
         "or rehearse with --simulate, which needs none and costs nothing"
     )
-
-
-def is_openrouter(settings: "Settings") -> bool:
-    """Whether the upstream is OpenRouter itself, which answers nobody without a key."""
-    from urllib.parse import urlsplit
-
-    host = urlsplit(settings.upstream.base_url).hostname or ""
-    return host == "openrouter.ai" or host.endswith(".openrouter.ai")

@@ -5,7 +5,15 @@ from pathlib import Path
 import click
 
 from batchmill.cli import exit_codes
-from batchmill.cli.options import POSITIVE, hints, input_options, read_settings, require_upstream, store_options
+from batchmill.cli.options import (
+    POSITIVE,
+    condition_options,
+    hints,
+    input_options,
+    read_settings,
+    require_upstream,
+    store_options,
+)
 
 
 @click.command(short_help="Run a file of lines: submit, work, show progress, write results.", epilog=exit_codes.EPILOG)
@@ -19,6 +27,7 @@ from batchmill.cli.options import POSITIVE, hints, input_options, read_settings,
     help="Where completions go (default: INPUT with .results.jsonl); failed lines go beside it, .errors.jsonl.",
 )
 @input_options
+@condition_options
 @click.option("--workers", type=POSITIVE, metavar="N", help="Worker processes (default 1).")
 @click.option("--concurrency", type=POSITIVE, metavar="N", help="Lines in the air, each worker (default 100).")
 @click.option("--simulate", is_flag=True, help="Rehearse against a simulated OpenRouter: no key, no cost.")
@@ -34,6 +43,9 @@ def run(
     limit: int | None,
     skip_invalid: bool,
     fresh: bool,
+    max_cost: str | None,
+    priority: str,
+    project: str,
     workers: int | None,
     concurrency: int | None,
     simulate: bool,
@@ -51,6 +63,7 @@ def run(
     \b
     batchmill run prompts.jsonl --simulate
     batchmill run prompts.jsonl -o answers.jsonl --workers 4 --concurrency 200
+    batchmill run prompts.jsonl --max-cost 2.50 --priority low
     batchmill run questions.txt --model openai/gpt-4o-mini --max-tokens 300 --simple --ordered
     cat prompts.jsonl | batchmill run - --limit 10 > answers.jsonl
     """
@@ -62,7 +75,16 @@ def run(
     settings = read_settings(config_file, redis_url, simulate=simulate, processes=workers, concurrency=concurrency)
     require_upstream(settings)
     options = RunOptions(
-        wishes=Wishes(model=model, max_tokens=max_tokens, limit=limit, skip_invalid=skip_invalid, fresh=fresh),
+        wishes=Wishes(
+            model=model,
+            max_tokens=max_tokens,
+            limit=limit,
+            skip_invalid=skip_invalid,
+            fresh=fresh,
+            max_cost=max_cost,
+            priority=priority,
+            project=project,
+        ),
         out=out,
         simple=simple,
         ordered=ordered,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli import exit_codes
-from batchmill.cli.options import hints, input_options, read_settings, store_options
+from batchmill.cli.options import condition_options, hints, input_options, read_settings, store_options
 
 if TYPE_CHECKING:
     from batchmill.cli.handover import Wishes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Hand lines over to workers; print the batch id.")
 @click.argument("source", metavar="INPUT")
 @input_options
+@condition_options
 @click.option("--simulate", is_flag=True, help="For workers that were started with --simulate, not for paid ones.")
 @store_options
 def submit(
@@ -26,6 +27,9 @@ def submit(
     limit: int | None,
     skip_invalid: bool,
     fresh: bool,
+    max_cost: str | None,
+    priority: str,
+    project: str,
     simulate: bool,
     redis_url: str | None,
     config_file: Path | None,
@@ -43,7 +47,16 @@ def submit(
     from batchmill.cli.source import opened
 
     settings = read_settings(config_file, redis_url, simulate=simulate)
-    wishes = Wishes(model=model, max_tokens=max_tokens, limit=limit, skip_invalid=skip_invalid, fresh=fresh)
+    wishes = Wishes(
+        model=model,
+        max_tokens=max_tokens,
+        limit=limit,
+        skip_invalid=skip_invalid,
+        fresh=fresh,
+        max_cost=max_cost,
+        priority=priority,
+        project=project,
+    )
     with opened(source) as readable:
         return run_async(_submit(readable, settings, wishes, hints(redis_url, config_file)))
 

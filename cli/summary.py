@@ -117,7 +117,3 @@ def _print_failures(summary: Summary) -> None:
     more = summary.failures[_SHOWN_FAILURES:]
     if more:
         click.echo(f"  {sum(group.count for group in more):>6,}  of {len(more)} other causes", err=True)
-    if summary.errors_file and summary.status == "completed":
-        click.echo("to try them again", err=True)
-        click.echo(f"  batchmill run {summary.errors_file}", err=True)
-        click.echo(f"  batchmill retry {summary.batch_id}   (for workers that run elsewhere)", err=True)

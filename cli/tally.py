@@ -1,5 +1,6 @@
 """What the results say together: latencies, and failures by cause."""
 
+import math
 from array import array
 from collections import Counter
 
@@ -21,6 +22,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.count = 0
+        self.sendable = 0  # failed lines that can be sent again: those that were requests at all
         self._latencies = array("I")
         self._codes: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -33,6 +35,7 @@ class Tally:
         elif result.state is LineState.FAILED:
             code = result.error_code or "unknown"
             self._codes[code] += 1
+            self.sendable += result.request is not None
             self._examples.setdefault(code, f"{result.custom_id}: {result.error_message or 'no message'}")
 
     def latency_ms(self, share: float) -> int | None:
@@ -40,7 +43,7 @@ class Tally:
         if not self._latencies:
             return None
         ranked = sorted(self._latencies)
-        return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+        return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
     def failures(self) -> list[FailureGroup]:
         """Return the failures by cause, the most frequent first."""

@@ -14,7 +14,6 @@ import msgspec
 
 from batchmill.config.windows import WindowKind
 
-Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.-]+\Z", max_length=64)]
 Patterns = tuple[str, ...] | str
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -22,6 +21,8 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 NANO = 1_000_000_000
 MAX_LIMIT_USD = 9_000_000
+MAX_NAME = 64
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _NANO_DIGITS = 9
 _EXACT_DIGITS = 28  # in all; what is longer, decimal arithmetic rounds
 _MAX_PRICE_USD = 1_000_000  # a million tokens, or one call
@@ -35,6 +36,12 @@ SHARED = "*"
 def matches(patterns: Patterns, model: str) -> bool:
     """Whether one of the patterns is the model's id; `*` stands for any letters, `?` for one."""
     return any(_compiled(pattern).fullmatch(model) for pattern in patterns)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError for a name that can't be a part of a key."""
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        raise ValueError(f"{kind} '{name}': a name has letters, digits, _ . - and at most {MAX_NAME} of them")
 
 
 def check_limit(usd: Decimal) -> None:
@@ -57,7 +64,7 @@ def _patterns(key: str, given: Patterns) -> tuple[str, ...]:
 def _name_of(patterns: tuple[str, ...]) -> str:
     """Return the patterns as a name: * becomes `all`, and what no name has becomes a dash."""
     joined = "_".join(patterns).replace("*", "all")
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", joined)[:64]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", joined)[:MAX_NAME]
 
 
 def _check_money(key: str, usd: Decimal, most: int, digits: int) -> None:
@@ -79,7 +86,7 @@ class Limit(_Rule, frozen=True):
     """
 
     match: Patterns
-    name: Name = ""
+    name: str = ""
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     requests_per_day: Count | None = None
@@ -92,6 +99,7 @@ class Limit(_Rule, frozen=True):
         msgspec.structs.force_setattr(self, "match", patterns)
         if not self.name:
             msgspec.structs.force_setattr(self, "name", _name_of(patterns))
+        check_name("limit", self.name)
         rates = (self.requests_per_minute, self.tokens_per_minute, self.requests_per_day, self.max_concurrency)
         if not any(rates):
             raise ValueError(
@@ -120,15 +128,18 @@ class Limit(_Rule, frozen=True):
 class Budget(_Rule, frozen=True):
     """A dollar cap over a window of time, for the models that match and one project or all."""
 
-    name: Name
+    name: str
     limit_usd: Decimal
     window: WindowKind = WindowKind.TOTAL
     timezone: str = "UTC"
     models: Patterns = ("*",)
-    project: Name | None = None
+    project: str | None = None
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "models", _patterns("models", self.models))
+        check_name("budget", self.name)
+        if self.project is not None:
+            check_name("project", self.project)
         check_limit(self.limit_usd)
         if self.name.startswith(BATCH_PREFIX):
             raise ValueError(f"budget '{self.name}': names that begin with {BATCH_PREFIX} are those of batches")
@@ -181,8 +192,11 @@ class PriceRule(_Rule, frozen=True):
 class Project(_Rule, frozen=True):
     """Whose work it is, and how large a share of the turns it has beside the others."""
 
-    name: Name
+    name: str
     weight: Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)] = 1.0
+
+    def __post_init__(self) -> None:
+        check_name("project", self.name)
 
 
 class Breaker(_Rule, frozen=True):

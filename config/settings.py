@@ -16,7 +16,7 @@ from batchmill.config.errors import ConfigError
 from batchmill.config.policy import Policy
 from batchmill.config.policy_tables import TABLES, read_policy
 from batchmill.config.spelling import nearest
-from batchmill.config.urls import is_url, masked, normalized_url
+from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 
@@ -132,6 +132,11 @@ class Settings(_Section, frozen=True):
     def upstream_name(self) -> str:
         """Which upstream lines are meant for; lanes of different upstreams never mix."""
         return "simulator" if self.simulate else normalized_url(self.upstream.base_url)
+
+    @property
+    def speaks_openrouter(self) -> bool:
+        """Whether the upstream is OpenRouter itself (or a rehearsal of it): with its prices, and its routing."""
+        return self.simulate or is_openrouter(self.upstream.base_url)
 
 
 # what a file may say: a key in a config file would sooner or later be committed, so there is none

@@ -13,6 +13,12 @@ def normalized_url(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
+def is_openrouter(url: str) -> bool:
+    """Whether the URL is one of OpenRouter's own hosts; `eu.` and `us.` route within a region."""
+    host = urlsplit(url).hostname or ""
+    return host == "openrouter.ai" or host.endswith(".openrouter.ai")
+
+
 def is_url(url: str, schemes: tuple[str, ...]) -> bool:
     """Whether a URL names a server by one of the schemes; a socket's path for unix."""
     try:

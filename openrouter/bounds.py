@@ -13,6 +13,7 @@ What makes a cost that no price names (searches, other tiers, fallbacks to other
 import re
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Context, Decimal
+from math import ceil
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,21 @@ from batchmill.openrouter.money import NANO
 from batchmill.openrouter.prices import Price, Rate
 from batchmill.openrouter.wire import UNREADABLE
 
-__all__ = ["Bound", "Ceiling", "Unbounded", "bound", "ceiling_of", "max_price", "with_max_price"]
+__all__ = [
+    "Bound",
+    "Ceiling",
+    "Reading",
+    "Unbounded",
+    "bound",
+    "bound_of",
+    "ceiling_of",
+    "default_output",
+    "max_price",
+    "read_body",
+    "unbounded",
+    "with_max_price",
+    "with_max_tokens",
+]
 
 TEMPLATE_TOKENS: Final = 128  # what a chat template and its own system text add to what the body says
 TOOL_TOKENS: Final = 1024  # and with tools: Anthropic documents up to 530 of its own, others write a manual
@@ -38,6 +53,8 @@ _CACHED = (*_PROMPT, "input_cache_write_1h")
 _MEDIA = (*_CACHED, "audio", "image_token")
 _COMPLETION = ("completion", "internal_reasoning", "image_output", "audio_output")
 _SEARCHES_UNASKED = re.compile(r"^perplexity/|deep-research|search-preview")
+
+_ESCAPE = b"\\u00"  # a key may be written with escapes
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -106,34 +123,59 @@ def ceiling_of(price: Price) -> Ceiling | None:
 def bound(body: bytes, facts: ModelFacts, ceiling: Ceiling) -> Bound | Unbounded:
     """Return the bound of a body that says how long its answer may be, or what in it has none."""
     reading = read_body(body)
-    if isinstance(reading, Unbounded):
-        return reading
-    return bound_of(reading, facts, ceiling)
+    found = bound_of(reading, facts, ceiling)
+    return unbounded(found, reading, facts, ceiling) or found
 
 
-def bound_of(reading: Reading, facts: ModelFacts, ceiling: Ceiling) -> Bound | Unbounded:
-    """Return the bound of a body that was read already."""
+def unbounded(found: Bound, reading: Reading, facts: ModelFacts, ceiling: Ceiling) -> Unbounded | None:
+    """Return what may cost more than `bound_of` found; None when that is a bound indeed."""
+    if reading.unbounded is not None:
+        return reading.unbounded
     if ceiling.searches and _SEARCHES_UNASKED.search(facts.id):
         return Unbounded("model", "the model searches the web unasked, for a price that depends on how often")
     if reading.output is None:
         return Unbounded("max_tokens", "nothing says how long the answer may become; set max_tokens")
-    prompt = prompt_tokens(reading)
-    rate = ceiling.cached if reading.caches else ceiling.prompt
-    if reading.media:
-        if facts.context_length is None:
-            return Unbounded("messages", "it holds more than text, and the model's context length is not known")
-        prompt, rate = facts.context_length, ceiling.media
-    once = _UP.fma(ceiling.image, reading.images, ceiling.request)
-    once = _UP.fma(ceiling.completion, reading.output, _UP.fma(rate, prompt, once))
-    nano = int(_UP.multiply(once, reading.answers * NANO).to_integral_value(rounding=ROUND_CEILING))
-    if nano > MAX_NANO:
+    if reading.media and facts.context_length is None:
+        return Unbounded("messages", "it holds more than text, and the model's context length is not known")
+    if found.nano >= MAX_NANO:
         return Unbounded("model", "its price times its tokens is more than any call can cost")
-    return Bound(nano, (prompt + reading.output) * reading.answers)
+    return None
 
 
-def prompt_tokens(reading: Reading) -> int:
-    """Return the most tokens that the text of a body can be."""
+def bound_of(reading: Reading, facts: ModelFacts, ceiling: Ceiling) -> Bound:
+    """Return what the tokens, the images and the call can cost at most, as far as the reading tells."""
+    prompt = prompt_tokens(reading, facts)
+    rate = ceiling.prompt
+    if reading.media:
+        rate = ceiling.media
+    elif reading.caches:
+        rate = ceiling.cached
+    output = reading.output or 0
+    once = _UP.fma(ceiling.completion, output, _UP.fma(rate, prompt, ceiling.request))
+    if reading.images:
+        once = _UP.fma(ceiling.image, reading.images, once)
+    nano = ceil(_UP.multiply(once, reading.answers * NANO))
+    return Bound(min(nano, MAX_NANO), min((prompt + output) * reading.answers, MAX_NANO))
+
+
+def prompt_tokens(reading: Reading, facts: ModelFacts) -> int:
+    """Return the most tokens that go in: a byte is a token, and what is no text may fill the whole context."""
+    if reading.media and facts.context_length is not None:
+        return facts.context_length
     return reading.size + TEMPLATE_TOKENS + (TOOL_TOKENS if reading.tools else 0)
+
+
+def default_output(reading: Reading, facts: ModelFacts) -> int | None:
+    """Return the limit for an answer that has none: the model's own, as far as its context has room; None if unknown.
+
+    A quarter of the context is always given: a prompt of so many bytes has far fewer tokens, and where it has not,
+    the upstream refuses the call in words, which is better than an answer of one token.
+    """
+    context, limit = facts.context_length, facts.max_completion_tokens
+    if context is None:
+        return limit
+    room = max(context - prompt_tokens(reading, facts), context // 4, 1)
+    return room if limit is None else min(limit, room)
 
 
 def max_price(ceiling: Ceiling) -> bytes | None:
@@ -151,20 +193,26 @@ def max_price(ceiling: Ceiling) -> bytes | None:
     return f"{{{','.join(told)}}}".encode() if told else None
 
 
+def with_max_tokens(body: bytes, limit: int) -> bytes:
+    """Return a body that sets no limit (or a null) with one."""
+    text = b'"max_tokens":%d' % limit
+    if b"max_tokens" not in body and _ESCAPE not in body:
+        return _spliced(body, text)
+    members = _members(body)
+    members.pop("max_tokens", None)
+    return _spliced(_encode(members), text)
+
+
 def with_max_price(body: bytes, ceiling: bytes) -> bytes:
     """Return what is sent: the body with `provider.max_price`; where the body names one itself, the lower one holds."""
-    if b'"provider"' not in body and b"\\u" not in body:
-        return _spliced(body, ceiling)
+    if b'"provider"' not in body and _ESCAPE not in body:
+        return _spliced(body, b'"provider":{"max_price":' + ceiling + b"}")
     members = _members(body)
-    named = members.pop("provider", None)
-    if named is None:
-        return _spliced(body, ceiling)
-    provider = _table(named) or {}
+    provider = _table(members.pop("provider", None)) or {}
     own = _table(provider.pop("max_price", None)) or {}
     prices = own | {name: _lower(own.get(name), rate) for name, rate in _members(ceiling).items()}
     provider["max_price"] = msgspec.Raw(_encode(prices))
-    members["provider"] = msgspec.Raw(_encode(provider))
-    return _encode(members)
+    return _spliced(_encode(members), b'"provider":' + _encode(provider))
 
 
 def _highest(rates: Iterable[Rate]) -> Decimal | None:
@@ -179,10 +227,10 @@ def _highest(rates: Iterable[Rate]) -> Decimal | None:
     return _UP.multiply(highest, _MARGIN)
 
 
-def _spliced(body: bytes, ceiling: bytes) -> bytes:
+def _spliced(body: bytes, member: bytes) -> bytes:
     head = body.rstrip()[:-1].rstrip()
     comma = b"" if head.endswith(b"{") else b","  # no value ends so: the object is empty
-    return head + comma + b'"provider":{"max_price":' + ceiling + b"}}"
+    return head + comma + member + b"}"
 
 
 def _table(raw: msgspec.Raw | None) -> dict[str, msgspec.Raw] | None:

@@ -1,7 +1,6 @@
 """What a request body asks for, as far as it decides what a call can cost. Pure; nothing of the content is kept.
 
-Bytes are searched before they are decoded: most bodies are plain text, and a line must stay cheap. A key may be
-written with escapes, so a body with an escaped ASCII character is always decoded.
+Every line passes here, so a body of text and limits alone must be cheap: its messages are skipped over, not read.
 """
 
 import re
@@ -34,20 +33,24 @@ class Unbounded(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What a bound needs to know of a body. `output` is None when the body sets no limit."""
+    """What a bound needs to know of a body. `output` is None when the body sets no limit.
+
+    `unbounded` is what may cost more than any price tells; the rest still goes for the tokens.
+    """
 
     size: int  # bytes
-    output: int | None  # tokens, of one answer
+    output: int | None = None  # tokens, of one answer
     answers: int = 1
     tools: bool = False
     media: bool = False  # more than text goes in
     images: int = 0
     caches: bool = False  # the body asks for caching, maybe at a dearer rate
+    unbounded: Unbounded | None = None
 
 
 class _Body(msgspec.Struct):
     model: str | None = None
-    messages: msgspec.Raw = _ABSENT
+    messages: list["_Message"] = []
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
@@ -61,6 +64,16 @@ class _Body(msgspec.Struct):
     prediction: msgspec.Raw = _ABSENT
     preset: msgspec.Raw = _ABSENT
     web_search_options: msgspec.Raw = _ABSENT
+    cache_control: msgspec.Raw = _ABSENT
+    prompt_cache_options: msgspec.Raw = _ABSENT
+    prompt_cache_retention: msgspec.Raw = _ABSENT
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = _ABSENT
+    images: msgspec.Raw = _ABSENT  # of an answer that goes back in
+    audio: msgspec.Raw = _ABSENT
+    cache_control: msgspec.Raw = _ABSENT
 
 
 class _Tool(msgspec.Struct):
@@ -77,24 +90,23 @@ class _Plugin(msgspec.Struct):
     pdf: _Parser | None = None
 
 
-class _Media(msgspec.Struct):
-    """What is in the messages beside text."""
+class _Inputs(msgspec.Struct):
+    """What is in the messages: parts beside plain text, by kind."""
 
+    parts: int = 0
     images: int = 0
     others: int = 0
     files: int = 0
-
-
-class _UnboundedError(Exception):
-    def __init__(self, param: str, reason: str) -> None:
-        super().__init__(reason)
-        self.found = Unbounded(param, reason)
+    unknown: int = 0
+    caches: bool = False
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_decode_images = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_plugins = msgspec.json.Decoder(list[_Plugin]).decode
 _NO_LIMITS = (
+    ("models", "a fallback model may cost more than the model"),
     ("audio", "spoken answers have prices of their own"),
     ("prediction", "a prediction that is not met is billed beyond max_tokens"),
     ("preset", "what a preset asks for is known to OpenRouter only"),
@@ -102,104 +114,120 @@ _NO_LIMITS = (
 )
 
 
-def read_body(body: bytes) -> Reading | Unbounded:
-    """Return what a body, a JSON object, asks for; or what in it may cost more than any price tells."""
+def read_body(body: bytes) -> Reading:
+    """Return what a body, a JSON object, asks for."""
     try:
         return _read(body, _decode_body(body))
     except UNREADABLE:
-        return Unbounded(None, "a setting is of a type that no upstream takes")
-    except _UnboundedError as error:
-        return error.found
+        return Reading(len(body), unbounded=Unbounded(None, "a setting is of a type that no upstream takes"))
 
 
 def _read(body: bytes, asked: _Body) -> Reading:
-    _check_model(asked)
-    for name, reason in _NO_LIMITS:
-        if not is_absent(getattr(asked, name)):
-            raise _UnboundedError(name, reason)
-    if not _is_empty(asked.models):
-        raise _UnboundedError("models", "a fallback model may cost more than the model")
-    if asked.n is not None and asked.n < 1:
-        raise _UnboundedError("n", "it must be a positive integer")
-    _check_tier(asked.service_tier)
-    _check_modalities(asked.modalities)
-    tools = _check_tools(asked.tools)
-    media = _media_of(bytes(asked.messages))
-    free_parser = _check_plugins(asked.plugins)
-    if media.files and not free_parser:
-        raise _UnboundedError(
-            "messages", 'a file may go to a paid parser; name a free one, "cloudflare-ai" or "native"'
-        )
-    limits = [limit for limit in (asked.max_tokens, asked.max_completion_tokens) if limit is not None]
+    tools = not _is_empty(asked.tools)
+    inputs = _inputs_of(asked.messages)
+    limit, other = asked.max_tokens, asked.max_completion_tokens
+    if limit is None or (other is not None and other > limit):
+        limit = other
     return Reading(
-        size=len(body),
-        output=max(limits) if limits else None,
-        answers=asked.n or 1,
-        tools=tools or not _is_empty(asked.functions),
-        media=bool(media.images or media.others or media.files),
-        images=media.images,
-        caches=b"cache_" in body or _ESCAPED_ASCII.search(body) is not None,
+        len(body),
+        limit,
+        1 if asked.n is None else max(1, asked.n),
+        tools or not _is_empty(asked.functions),
+        inputs.images + inputs.others + inputs.files + inputs.unknown > 0,
+        inputs.images,
+        inputs.caches or _asks_for_caching(asked) or ((tools or inputs.parts > 0) and _mentions_caching(body)),
+        _unbounded(asked, inputs),
     )
 
 
-def _check_model(asked: _Body) -> None:
-    model = asked.model or ""
+def _unbounded(asked: _Body, inputs: _Inputs) -> Unbounded | None:
+    """Return the first thing that no price tells the cost of."""
+    if asked.n is not None and asked.n < 1:
+        return Unbounded("n", "it must be a positive integer")
+    for name, reason in _NO_LIMITS:
+        if not _is_empty(getattr(asked, name)):
+            return Unbounded(name, reason)
+    return (
+        _dear_model(asked.model or "")
+        or _dear_tier(asked.service_tier)
+        or _dear_output(asked.modalities)
+        or _dear_tool(asked.tools)
+        or _dear_input(inputs, asked.plugins)
+    )
+
+
+def _asks_for_caching(asked: _Body) -> bool:
+    return (
+        asked.cache_control is not _ABSENT
+        or asked.prompt_cache_options is not _ABSENT
+        or asked.prompt_cache_retention is not _ABSENT
+    )
+
+
+def _mentions_caching(body: bytes) -> bool:
+    """Whether a tool or a part of a message may ask for caching; a key may be written with escapes."""
+    return b"cache_" in body or _ESCAPED_ASCII.search(body) is not None
+
+
+def _dear_model(model: str) -> Unbounded | None:
     if model.endswith(_DEARER_SUFFIXES):
-        raise _UnboundedError("model", f"{model.rpartition(':')[2]} may use dearer endpoints, or search the web")
+        return Unbounded("model", f"{model.rpartition(':')[2]} may use dearer endpoints, or search the web")
     if _PRESET in model:
-        raise _UnboundedError("model", "what a preset asks for is known to OpenRouter only")
+        return Unbounded("model", "what a preset asks for is known to OpenRouter only")
+    return None
 
 
-def _check_tier(raw: msgspec.Raw) -> None:
-    if not is_absent(raw) and _decoded(raw) not in _PLAIN_TIERS:
-        raise _UnboundedError("service_tier", "a tier of its own has prices of its own")
+def _dear_tier(raw: msgspec.Raw) -> Unbounded | None:
+    if _is_empty(raw) or msgspec.json.decode(raw) in _PLAIN_TIERS:
+        return None
+    return Unbounded("service_tier", "a tier of its own has prices of its own")
 
 
-def _check_modalities(raw: msgspec.Raw) -> None:
-    if not is_absent(raw) and _decoded(raw) not in ([], ["text"]):
-        raise _UnboundedError("modalities", "answers that are more than text have prices of their own")
+def _dear_output(raw: msgspec.Raw) -> Unbounded | None:
+    if _is_empty(raw) or msgspec.json.decode(raw) == ["text"]:
+        return None
+    return Unbounded("modalities", "answers that are more than text have prices of their own")
 
 
-def _check_tools(raw: msgspec.Raw) -> bool:
-    """Return whether there are tools; those that the upstream runs by itself have no bound."""
-    if _is_empty(raw):
-        return False
-    if any(tool.type not in _OWN_TOOLS for tool in _decode_tools(raw)):
-        raise _UnboundedError("tools", "a tool that the upstream runs is billed each time")
-    return True
+def _dear_tool(raw: msgspec.Raw) -> Unbounded | None:
+    if _is_empty(raw) or all(tool.type in _OWN_TOOLS for tool in _decode_tools(raw)):
+        return None
+    return Unbounded("tools", "a tool that the upstream runs is billed each time")
 
 
-def _check_plugins(raw: msgspec.Raw) -> bool:
-    """Return whether files go to a parser that costs nothing; other plugins that may cost have no bound."""
-    if _is_empty(raw):
-        return False
+def _dear_input(inputs: _Inputs, raw: msgspec.Raw) -> Unbounded | None:
+    """Plugins that may cost, and files, which go to a paid parser unless a plugin names one that costs nothing."""
     free_parser = False
-    for plugin in _decode_plugins(raw):
+    for plugin in () if _is_empty(raw) else _decode_plugins(raw):
         if plugin.enabled is False or plugin.id in _FREE_PLUGINS:
             continue
         if plugin.id != _FILE_PARSER or plugin.pdf is None or plugin.pdf.engine not in _FREE_PARSERS:
-            raise _UnboundedError("plugins", "a plugin may be billed by use")
+            return Unbounded("plugins", "a plugin may be billed by use")
         free_parser = True
-    return free_parser
+    if inputs.files and not free_parser:
+        return Unbounded("messages", 'a file may go to a paid parser; name a free one, "cloudflare-ai" or "native"')
+    if inputs.unknown:
+        return Unbounded("messages", "a message holds something of a type that no price is known for")
+    return None
 
 
-def _media_of(messages: bytes) -> _Media:
-    found = _Media()
-    if b'"type"' not in messages and b'"images"' not in messages and not _ESCAPED_ASCII.search(messages):
-        return found
-    for message in msgspec.json.decode(messages):
-        if not isinstance(message, dict):
-            continue
-        images = message.get("images")
-        found.images += len(images) if isinstance(images, list) else 0
-        found.others += bool(message.get("audio"))
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            _count(part, found)
+def _inputs_of(messages: list[_Message]) -> _Inputs:
+    found = _Inputs()
+    for message in messages:
+        content = bytes(message.content)
+        if content.startswith(b"["):
+            for part in msgspec.json.decode(content):
+                found.parts += 1
+                _count(part, found)
+        elif content.startswith(b"{"):
+            found.unknown += 1
+        found.images += 0 if _is_empty(message.images) else len(_decode_images(message.images))
+        found.others += not _is_empty(message.audio)
+        found.caches = found.caches or message.cache_control is not _ABSENT
     return found
 
 
-def _count(part: Any, found: _Media) -> None:
+def _count(part: Any, found: _Inputs) -> None:
     kind = part.get("type") if isinstance(part, dict) else "text"
     if kind in _TEXT_PARTS:
         return
@@ -210,12 +238,8 @@ def _count(part: Any, found: _Media) -> None:
     elif kind in _FILE_PARTS:
         found.files += 1
     else:
-        raise _UnboundedError("messages", "a part of a message is of a type that no price is known for")
+        found.unknown += 1
 
 
 def _is_empty(raw: msgspec.Raw) -> bool:
-    return is_absent(raw) or bytes(raw).replace(b" ", b"") == b"[]"
-
-
-def _decoded(raw: msgspec.Raw) -> Any:
-    return msgspec.json.decode(raw)
+    return raw is _ABSENT or is_absent(raw) or bytes(raw).replace(b" ", b"") == b"[]"

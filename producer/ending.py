@@ -5,10 +5,14 @@ from collections import Counter, defaultdict
 
 from redis.asyncio import Redis
 
+from batchmill.config.settings import Settings
+from batchmill.producer.conditions import pricer_for
 from batchmill.producer.errors import InputError
+from batchmill.producer.lines import BadLine, Conditions, Request
+from batchmill.producer.pricing import Pricer
 from batchmill.store import batches, lanes
 from batchmill.store.lanes import Ending
-from batchmill.store.model import BatchState, Line, LineState, cancelled_line
+from batchmill.store.model import BatchState, BatchStatus, Line, LineState, cancelled_line
 from batchmill.store.records import Recording, follow, record
 from batchmill.store.staging import BatchFacts, Staging, shard_size
 
@@ -39,10 +43,11 @@ async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchSt
     return (await batches.status(redis, batch_id)).state
 
 
-async def retry(redis: Redis, batch_id: str, *, retention_days: int) -> tuple[str, int]:
+async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, int]:
     """Enqueue the failed lines of a finished batch as a new batch; return its id and how many lines it has.
 
-    Asked again, it returns the same batch. Raises InputError when there is nothing to try again.
+    It has the same project and priority, and a budget of its own of the same limit. Asked again, it returns the same
+    batch. Raises InputError when there is nothing to try again, or a line can't be run for what it may cost today.
     """
     status = await batches.status(redis, batch_id)
     if not status.state.terminal:
@@ -51,29 +56,50 @@ async def retry(redis: Redis, batch_id: str, *, retention_days: int) -> tuple[st
     existing = await batches.by_content(redis, content)
     if existing:
         return existing, (await batches.status(redis, existing)).total
-    staging = Staging(redis, status.upstream, retention_days=retention_days)
-    counts = await _stage_failed(redis, batch_id, staging, shard_size(status.failed))
+    conditions = Conditions(project=status.project, priority=status.priority, max_cost=status.max_cost)
+    pricer = await pricer_for(redis, settings, conditions)
+    staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days)
+    try:
+        counts = await _stage_failed(redis, status, staging, pricer)
+    except InputError:
+        await staging.discard()
+        raise
     if not counts:
         raise InputError(f"{batch_id} has no failed line that could be sent again")
     facts = BatchFacts(
-        total=counts.total(), models=dict(counts), content=content, source=status.source, retry_of=batch_id
+        total=counts.total(),
+        models=dict(counts),
+        content=content,
+        source=status.source,
+        retry_of=batch_id,
+        project=status.project,
+        priority=status.priority,
+        max_cost=status.max_cost,
     )
     return await staging.release(facts), counts.total()
 
 
-async def _stage_failed(redis: Redis, batch_id: str, staging: Staging, size: int) -> Counter[str]:
-    """Stage the failed lines that can be sent again, in shards of `size`; return how many there are, by model."""
+async def _stage_failed(redis: Redis, status: BatchStatus, staging: Staging, pricer: Pricer) -> Counter[str]:
+    """Stage the failed lines that can be sent again, in shards; return how many there are, by model."""
+    size = shard_size(status.failed)
     lines: dict[str, list[Line]] = defaultdict(list)
     counts: Counter[str] = Counter()
-    async for entry in follow(redis, batch_id, wait=False):
+    async for entry in follow(redis, status.id, wait=False):
         failed = entry.result
         if failed is None or failed.state is not LineState.FAILED or failed.request is None:
             continue
         own = lines[failed.model]
-        own.append(Line(counts.total(), failed.custom_id, failed.request))
+        own.append(_priced(failed.custom_id, failed.model, failed.request, counts.total(), pricer))
         counts[failed.model] += 1
         if len(own) == size or sum(len(line.body) for line in own) > _SHARD_BYTES:
-            await staging.add(failed.model, lines.pop(failed.model))
+            await staging.add(failed.model, lines.pop(failed.model), pricer.terms(failed.model))
     for model, own in lines.items():
-        await staging.add(model, own)
+        await staging.add(model, own, pricer.terms(model))
     return counts
+
+
+def _priced(custom_id: str, model: str, body: bytes, index: int, pricer: Pricer) -> Line:
+    line = pricer.price(Request(index, custom_id, model, body))
+    if isinstance(line, BadLine):
+        raise InputError(f"{custom_id} can't be run again: {line.message}")
+    return Line(index, custom_id, line.body, line.bound, line.tokens)

@@ -25,7 +25,7 @@ _NO_NUMBERS = (b"NaN", b"Infinity", b"nan", b"inf")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 # 15 digits: exact in every JSON reader, those that hold all numbers as doubles included
-_POSITIVE_INTEGER = re.compile(rb"[1-9][0-9]{0,14}")
+POSITIVE_INTEGER = re.compile(rb"[1-9][0-9]{0,14}")
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _INNERMOST = re.compile(rb"\[\]|\{\}")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -38,13 +38,15 @@ _OFFSET = re.compile(r"\(byte ([0-9]+)\)")
 _INDEX = re.compile(r"\$\[([0-9]+)\]")
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
+    """All that is read of a message."""
+
     role: str
 
 
 _MEMBERS = msgspec.json.Decoder(Members)
 _STRING = msgspec.json.Decoder(str)
-_MESSAGES = msgspec.json.Decoder(list[_Message])
+_MESSAGES = msgspec.json.Decoder(list[Message])
 
 
 class RefusedError(Exception):
@@ -199,7 +201,7 @@ def check_settings(body: Members, prefix: str) -> None:
         if stream not in (b"false", _NULL):
             refuse(f"{prefix}stream", f"stream must be a boolean, not {_kind(stream)}.")
     for name in TOKEN_LIMITS:
-        if not absent(body, name) and not _POSITIVE_INTEGER.fullmatch(body[name]):
+        if not absent(body, name) and not POSITIVE_INTEGER.fullmatch(body[name]):
             refuse(f"{prefix}{name}", f"{name} must be a positive integer.")
 
 

@@ -37,6 +37,7 @@ from batchmill.producer.fields import (
 )
 from batchmill.producer.identities import Identities
 from batchmill.producer.lines import BadLine, InputOptions, Request
+from batchmill.producer.usual import usual_request
 
 _BATCH_FORM = ("method", "url", "body")
 _encode = msgspec.json.Encoder().encode
@@ -47,6 +48,11 @@ def parse_json_line(line: bytes, number: int, options: InputOptions, seen: Ident
 
     An id belongs to the first line that bears it, a bad line too, so that results and errors are told apart by id.
     """
+    usual = usual_request(line, number, options, seen)
+    return usual if usual is not None else _closer_look(line, number, options, seen)
+
+
+def _closer_look(line: bytes, number: int, options: InputOptions, seen: Identities) -> Request | BadLine:
     custom_id: str | None = None
     try:
         members = members_of(line)

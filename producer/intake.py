@@ -1,4 +1,4 @@
-"""From lines to a batch: a first pass checks, counts and recognises; a second stages shards; then the batch is let go.
+"""From lines to a batch: a first pass checks, prices, counts and recognises; a second stages shards; then it is let go.
 
 Two passes, because a batch is all or nothing: a bad line found at the end must not have cost anything, and the
 same content must be found again before any of it is enqueued twice. What can't be read twice (standard input, an
@@ -8,7 +8,7 @@ iterable) is spooled to a temporary file first.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,17 @@ from redis.exceptions import RedisError
 
 from batchmill.producer.errors import InputError
 from batchmill.producer.input import BadLine, InputOptions, Request, read
+from batchmill.producer.lines import Priced
+from batchmill.producer.pricing import Pricer
 from batchmill.store import batches
 from batchmill.store.model import Line, LineState, Result
 from batchmill.store.staging import BatchFacts, Staging, shard_size
 
 _SHOWN_BAD_LINES = 20  # as OpenAI's own batch errors
 _CHUNK = 500  # lines between two looks at the event loop
+_CHUNK_BYTES = 1 << 20  # fewer of them when they are long, for a chunk is in memory as a whole
 _SHARD_BYTES = 1 << 20
+_encode = msgspec.msgpack.Encoder().encode
 _BUFFER_BYTES = 16 << 20  # over all models, so that 400 models in one file fit in memory, too
 
 
@@ -36,6 +40,11 @@ class Survey(msgspec.Struct, frozen=True):
     bad: tuple[BadLine, ...]  # the first few
     bad_count: int
     digest: str
+    fatal: bool = False  # what is wrong with the file as a whole can't be skipped
+
+    def usable(self, *, skip_invalid: bool) -> bool:
+        """Whether a batch can be made of it."""
+        return not self.fatal and (not self.bad_count or (skip_invalid and self.good > 0))
 
     @property
     def good(self) -> int:
@@ -49,36 +58,41 @@ class Survey(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """What became of lines handed over. `reused`: the same content was there already."""
+    """What became of lines handed over. `reused`: the same content was there already.
+
+    `max_cost` (nano-dollars) was asked for; a batch that was there keeps its own.
+    """
 
     batch_id: str
     reused: bool
     survey: Survey
+    max_cost: int | None = None
 
 
-async def survey(path: Path, options: InputOptions, upstream: str, *, source: str, skip_invalid: bool) -> Survey:
-    """Check every line. Raises InputError for bad lines (unless they are to be skipped) and for an empty file."""
+_Read = tuple[Request | BadLine, Priced | BadLine]
+"""A line as it was handed in, which is what makes the content; and as it will run, or why it can't."""
+
+
+async def survey(path: Path, options: InputOptions, upstream: str, pricer: Pricer, *, skip_invalid: bool) -> Survey:
+    """Look at every line, good or bad."""
     content = _Content(upstream, options, skip_invalid=skip_invalid)
     models: Counter[str] = Counter()
     bad: list[BadLine] = []
     bad_count = 0
-    fatal = False  # what is wrong with the file as a whole can't be skipped
+    fatal = False
     with path.open("rb") as file:
         lines = read(file, options)
-        while chunk := await asyncio.to_thread(_take, lines):
+        while chunk := await asyncio.to_thread(_take, lines, pricer):
             content.take(chunk)
-            for line in chunk:
-                if isinstance(line, Request):
+            for _, line in chunk:
+                if isinstance(line, Priced):
                     models[line.model] += 1
                 else:
                     fatal = fatal or line.number is None
                     bad_count += 1
                     if len(bad) < _SHOWN_BAD_LINES or line.number is None:
                         bad.append(line)
-    found = Survey(dict(models), tuple(bad), bad_count, content.digest())
-    if fatal or (bad_count and not (skip_invalid and found.good)):
-        raise BadLinesError(source, found)
-    return found
+    return Survey(dict(models), tuple(bad), bad_count, content.digest(), fatal)
 
 
 class _Content:
@@ -88,8 +102,8 @@ class _Content:
         self._hash = blake2b(digest_size=16, person=b"batchmill")
         self._hash.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
 
-    def take(self, lines: list[Request | BadLine]) -> None:
-        self._hash.update(b"".join(msgspec.msgpack.encode(line) for line in lines))
+    def take(self, lines: list[_Read]) -> None:
+        self._hash.update(b"".join([_encode(line) for line, _ in lines]))
 
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -125,6 +139,7 @@ async def submit(
     path: Path,
     options: InputOptions,
     upstream: str,
+    pricer: Pricer,
     *,
     source: str,
     retention_days: int,
@@ -136,51 +151,67 @@ async def submit(
     `anew` forgets that other batch first. `source` is the name that people know the file by.
     """
     try:
-        found = await survey(path, options, upstream, source=source, skip_invalid=skip_invalid)
+        found = await survey(path, options, upstream, pricer, skip_invalid=skip_invalid)
     except OSError as error:
         raise InputError(f"{source} can't be read: {error.strerror}") from error
+    if not anew and (existing := await batches.by_content(redis, found.digest)):
+        # even if prices or budgets have changed so that it could not be enqueued now
+        return Submission(existing, reused=True, survey=found, max_cost=pricer.conditions.max_cost)
+    if not found.usable(skip_invalid=skip_invalid):
+        raise BadLinesError(source, found)
     if anew:
         await batches.forget_content(redis, found.digest)
-    existing = await batches.by_content(redis, found.digest)
-    if existing:
-        return Submission(existing, reused=True, survey=found)
     staging = Staging(redis, upstream, retention_days=retention_days)
     try:
         content = _Content(upstream, options, skip_invalid=skip_invalid)
-        refused = await _stage(staging, path, options, found, content)
+        refused = await _stage(staging, path, options, found, content, pricer)
         if content.digest() != found.digest:
             raise InputError(f"{source} changed while it was read; hand it in again when it is complete")
-        facts = BatchFacts(total=found.total, models=found.models, content=found.digest, source=source)
+        conditions = pricer.conditions
+        facts = BatchFacts(
+            total=found.total,
+            models=found.models,
+            content=found.digest,
+            source=source,
+            project=conditions.project,
+            priority=conditions.priority,
+            max_cost=conditions.max_cost,
+        )
         batch_id = await staging.release(facts, refused)
     except BaseException:
         with contextlib.suppress(RedisError, OSError):  # what is staged expires by itself
             await asyncio.shield(staging.discard())
         raise
-    return Submission(batch_id, reused=batch_id != staging.batch_id, survey=found)
+    return Submission(batch_id, batch_id != staging.batch_id, found, pricer.conditions.max_cost)
 
 
-async def _stage(staging: Staging, path: Path, options: InputOptions, found: Survey, content: _Content) -> list[Result]:
+async def _stage(
+    staging: Staging, path: Path, options: InputOptions, found: Survey, content: _Content, pricer: Pricer
+) -> list[Result]:
     sizes = {model: shard_size(lines) for model, lines in found.models.items()}
     buffers = _Buffers()
     refused: list[Result] = []
     index = 0
+
+    async def add(model: str) -> None:
+        await staging.add(model, buffers.take(model), pricer.terms(model))
+
     with path.open("rb") as file:
         lines = read(file, options)
-        while chunk := await asyncio.to_thread(_take, lines):
+        while chunk := await asyncio.to_thread(_take, lines, pricer):
             content.take(chunk)
-            for line in chunk:
-                if isinstance(line, Request):
-                    buffers.add(line.model, Line(index, line.custom_id, line.body))
+            for _, line in chunk:
+                if isinstance(line, Priced):
+                    buffers.add(line.model, Line(index, line.custom_id, line.body, line.bound, line.tokens))
                     if buffers.full(line.model, sizes.get(line.model, 1)):
-                        await staging.add(line.model, buffers.take(line.model))
+                        await add(line.model)
                     while buffers.total > _BUFFER_BYTES:
-                        largest = buffers.largest()
-                        await staging.add(largest, buffers.take(largest))
+                        await add(buffers.largest())
                 else:
                     refused.append(_refused(line, index))
                 index += 1
     for model in buffers.models():
-        await staging.add(model, buffers.take(model))
+        await add(model)
     return refused
 
 
@@ -211,8 +242,18 @@ class _Buffers:
         return list(self._lines)
 
 
-def _take(lines: Iterator[Request | BadLine]) -> list[Request | BadLine]:
-    return list(islice(lines, _CHUNK))
+def _take(lines: Iterable[Request | BadLine], pricer: Pricer) -> list[_Read]:
+    taken: list[_Read] = []
+    size = 0
+    for line in islice(lines, _CHUNK):
+        if not isinstance(line, Request):
+            taken.append((line, line))
+            continue
+        taken.append((line, pricer.price(line)))
+        size += len(line.body)
+        if size >= _CHUNK_BYTES:
+            break
+    return taken
 
 
 def _refused(bad: BadLine, index: int) -> Result:

@@ -1,8 +1,10 @@
-"""The values of the input: how to read it, a good line, a bad line."""
+"""The values of the input: how to read it, on what conditions to run it, a good line, a bad line."""
 
 from typing import Literal
 
 import msgspec
+
+from batchmill.store.model import Priority
 
 Form = Literal["auto", "jsonl", "text"]
 
@@ -29,6 +31,14 @@ class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("model must not be empty")
 
 
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose work a batch is, whose turn it is, and what it may cost. No part of its content."""
+
+    project: str = "default"
+    priority: Priority = Priority.NORMAL
+    max_cost: int | None = None  # nano-dollars
+
+
 class Request(msgspec.Struct, frozen=True):
     """A line that can be sent. `body` is the JSON object for POST /chat/completions."""
 
@@ -36,6 +46,16 @@ class Request(msgspec.Struct, frozen=True):
     custom_id: str
     model: str
     body: bytes
+
+
+class Priced(msgspec.Struct, frozen=True):
+    """A line that can be paid for: the body with a limit for its answer, its bound (nano-dollars) and its tokens."""
+
+    custom_id: str
+    model: str
+    body: bytes
+    bound: int
+    tokens: int
 
 
 class BadLine(msgspec.Struct, frozen=True):

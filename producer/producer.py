@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,12 +14,14 @@ from redis.exceptions import RedisError
 
 from batchmill.config.settings import Settings, load
 from batchmill.producer import ending, intake
+from batchmill.producer.conditions import conditions_of, pricer_for
 from batchmill.producer.input import InputOptions, form_of
 from batchmill.producer.intake import Submission
+from batchmill.producer.lines import Conditions
 from batchmill.store import batches, records
 from batchmill.store.connection import open_store
 from batchmill.store.errors import StoreError, UnknownBatchError
-from batchmill.store.model import BatchState, BatchStatus, Result
+from batchmill.store.model import BatchState, BatchStatus, Priority, Result
 
 
 @contextmanager
@@ -38,12 +41,12 @@ class Batch:
     """A batch that was handed over. Get one from `Producer.submit` or `Producer.batch`."""
 
     def __init__(
-        self, redis: Redis, batch_id: str, retention_days: int, *, submission: Submission | None = None
+        self, redis: Redis, batch_id: str, settings: Settings, *, submission: Submission | None = None
     ) -> None:
         self.id = batch_id
         self.submission = submission
         self._redis = redis
-        self._retention_days = retention_days
+        self._settings = settings
 
     @property
     def reused(self) -> bool:
@@ -66,13 +69,17 @@ class Batch:
     async def cancel(self) -> BatchState:
         """Send nothing more; results that are there stay. `cancelling` while lines are in the air, then `cancelled`."""
         with _reaching_redis():
-            return await ending.cancel(self._redis, self.id, retention_days=self._retention_days)
+            retention = self._settings.results.retention_days
+            return await ending.cancel(self._redis, self.id, retention_days=retention)
 
     async def retry(self) -> "Batch":
-        """Hand the failed lines of this finished batch over again, as a batch of their own. Raises InputError."""
+        """Hand the failed lines of this finished batch over again, as a batch of their own, on the same conditions.
+
+        Raises InputError, also when a line could not be enqueued today for what it may cost.
+        """
         with _reaching_redis():
-            batch_id, _ = await ending.retry(self._redis, self.id, retention_days=self._retention_days)
-        return Batch(self._redis, batch_id, self._retention_days)
+            batch_id, _ = await ending.retry(self._redis, self.id, self._settings)
+        return Batch(self._redis, batch_id, self._settings)
 
 
 class Producer:
@@ -103,12 +110,17 @@ class Producer:
         skip_invalid: bool = False,
         name: str | None = None,
         anew: bool = False,
+        max_cost: Decimal | str | int | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        project: str = "default",
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
 
         `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
-        the lines came from when `source` is no path. Raises InputError, which names lines and fields.
+        the lines came from when `source` is no path. `max_cost` (USD) is a budget of this batch; a batch that is found
+        keeps its own. Raises InputError, which names lines and fields.
         """
+        conditions = conditions_of(max_cost, priority, project)
         options = InputOptions(
             form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
             model=model,
@@ -117,38 +129,48 @@ class Producer:
             max_lines=self._settings.input.max_lines,
             max_line_bytes=self._settings.input.max_line_bytes,
         )
+        handed = _Handed(options, conditions, skip_invalid, anew)
         if isinstance(source, str | Path):
-            return await self._submit_file(Path(source), options, name or str(source), skip_invalid, anew)
+            return await self._submit_file(Path(source), name or str(source), handed)
         with tempfile.NamedTemporaryFile(prefix="batchmill-") as spool:
             await asyncio.to_thread(_write_lines, source, spool)
-            return await self._submit_file(Path(spool.name), options, name or "lines", skip_invalid, anew)
+            return await self._submit_file(Path(spool.name), name or "lines", handed)
 
-    async def _submit_file(self, path: Path, options: InputOptions, name: str, skip_invalid: bool, anew: bool) -> Batch:
-        retention = self._settings.results.retention_days
+    async def _submit_file(self, path: Path, name: str, handed: "_Handed") -> Batch:
         with _reaching_redis():
             submission = await intake.submit(
                 self._redis,
                 path,
-                options,
+                handed.options,
                 self._settings.upstream_name,
+                await pricer_for(self._redis, self._settings, handed.conditions),
                 source=name,
-                skip_invalid=skip_invalid,
-                retention_days=retention,
-                anew=anew,
+                skip_invalid=handed.skip_invalid,
+                retention_days=self._settings.results.retention_days,
+                anew=handed.anew,
             )
-        return Batch(self._redis, submission.batch_id, retention, submission=submission)
+        return Batch(self._redis, submission.batch_id, self._settings, submission=submission)
 
     async def batch(self, batch_id: str) -> Batch:
         """Return the batch of that id. Raises UnknownBatchError."""
         with _reaching_redis():
             if not await batches.exists(self._redis, batch_id):
                 raise UnknownBatchError(batch_id)
-        return Batch(self._redis, batch_id, self._settings.results.retention_days)
+        return Batch(self._redis, batch_id, self._settings)
 
     async def batches(self, count: int = 20) -> list[BatchStatus]:
         """Return the newest batches, newest first."""
         with _reaching_redis():
             return await batches.newest(self._redis, count)
+
+
+class _Handed(msgspec.Struct, frozen=True):
+    """How lines are to be read and run."""
+
+    options: InputOptions
+    conditions: Conditions
+    skip_invalid: bool
+    anew: bool
 
 
 def _write_lines(lines: Iterable[Mapping[str, Any] | bytes | str], target: "BinaryIO | Any") -> None:

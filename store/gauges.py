@@ -131,7 +131,7 @@ async def limits(redis: Redis, upstream: str) -> list[LimitGauge]:
 
 
 async def models(redis: Redis, upstream: str) -> list[ModelGauge]:
-    """Return the models whose breaker, share or pause says anything."""
+    """Return the models that were used lately or are paused."""
     standing = await pauses(redis, upstream)
     paused = {pause.model for pause in standing if pause.scope not in (_FREE, *_EVERYTHING)}
     names = sorted({*await _models(redis, upstream), *paused})

@@ -96,6 +96,11 @@ def blocked(upstream: str, scope: str) -> str:
     return f"{PREFIX}blocked:{upstream_tag(upstream)}:{scope}"
 
 
+def catalogue(upstream: str) -> str:
+    """String: the priced models of an upstream (MessagePack). Expires in a day. Written at enqueue."""
+    return f"{PREFIX}catalogue:{upstream_tag(upstream)}"
+
+
 def maintenance(upstream: str) -> str:
     """String: the worker that does the fleet's upkeep now. Expires after a few heartbeats. Workers."""
     return f"{PREFIX}maintenance:{upstream_tag(upstream)}"

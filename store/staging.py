@@ -114,6 +114,7 @@ class Staging:
             raise ValueError("a batch needs a line that can run")
         await self._flush()
         await self._stage_refused(facts.total, refused)
+        await self._stage_budget(facts.max_cost)
         reply = await self._let_go(facts, len(refused))
         if reply == _GONE:
             await self.discard()
@@ -131,6 +132,7 @@ class Staging:
         batch = keys.batch(self.batch_id)
         names = [keys.shard(shard.reference) for shard in self._shards]
         names += [keys.open_shards(self.batch_id), keys.done(self.batch_id), keys.results(self.batch_id), batch]
+        names.append(keys.batch_budget(self._upstream, self.batch_id))
         for start in range(0, len(names), _CHUNK):
             if not await _discard(self._redis, [batch, *names[start : start + _CHUNK]], []):
                 return
@@ -149,6 +151,16 @@ class Staging:
             recording = Recording(self.batch_id, tuple(refused[start : start + _CHUNK]))
             await record(self._redis, [recording], "producer", _STAGING_SECONDS)
 
+    async def _stage_budget(self, max_cost: int | None) -> None:
+        """Write the batch's own budget before any worker can see the batch."""
+        if max_cost is None:
+            return
+        budget = keys.batch_budget(self._upstream, self.batch_id)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.execute_command("HSET", budget, "limit", max_cost)
+            pipe.execute_command("EXPIRE", budget, _STAGING_SECONDS)
+            await pipe.execute()
+
     async def _let_go(self, facts: BatchFacts, refused: int) -> str:
         names = [
             keys.batch(self.batch_id),
@@ -160,6 +172,8 @@ class Staging:
             keys.results(self.batch_id),
             *(keys.shard(shard.reference) for shard in self._shards),
         ]
+        if facts.max_cost is not None:
+            names.append(keys.batch_budget(self._upstream, self.batch_id))
         fields: list[str | int | bytes] = [self.batch_id, self._retention, refused]
         fields += ["total", facts.total, "models", msgspec.json.encode(facts.models), "upstream", self._upstream]
         fields += ["content", facts.content]

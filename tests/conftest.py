@@ -75,7 +75,13 @@ async def check_leaks(client: Redis) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings that touch nothing outside of the test."""
-    return load(environ={"BATCHMILL_DATA_DIR": str(tmp_path / "data"), "OPENROUTER_API_KEY": "sk-or-v1-test"})
+    return load(
+        environ={
+            "BATCHMILL_DATA_DIR": str(tmp_path / "data"),
+            "BATCHMILL_BASE_URL": "http://127.0.0.1:1/v1",  # nobody is there
+            "OPENROUTER_API_KEY": "sk-or-v1-test",
+        }
+    )
 
 
 @pytest.fixture(autouse=True)

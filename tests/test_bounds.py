@@ -15,11 +15,14 @@ from batchmill.openrouter.bounds import (
     TOOL_TOKENS,
     Bound,
     Ceiling,
+    Reading,
     Unbounded,
     bound,
     ceiling_of,
+    default_output,
     max_price,
     with_max_price,
+    with_max_tokens,
 )
 from batchmill.openrouter.models import ModelFacts
 from batchmill.openrouter.money import to_nano
@@ -96,6 +99,11 @@ def test_what_is_no_text_may_fill_the_context(part: Any) -> None:
     assert isinstance(bound(text, facts(context_length=None), ceiling()), Unbounded)
 
 
+def test_an_earlier_answer_may_be_spoken() -> None:
+    messages = [{"role": "assistant", "audio": {"id": "a"}}, {"role": "user", "content": "more"}]
+    assert bounded(body(messages=messages)).tokens == 8192 + 100
+
+
 def test_images_are_billed_each() -> None:
     text = body([IMAGE, IMAGE])
     assert bounded(text, image="0.5").nano - bounded(text).nano == nano("1")
@@ -151,6 +159,9 @@ def test_files_are_bounded_only_with_a_free_parser() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"image_url": "x", "type": None}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": {"type": "text"}}]}, "messages"),
+        ({"messages": [{"role": "assistant", "images": 7}]}, None),
+        ({"messages": ["odd"]}, None),
         ({"max_tokens": 10**15}, "model"),
     ],
 )
@@ -173,8 +184,8 @@ def test_what_has_no_bound(fields: dict[str, Any], param: str | None) -> None:
         {"n": None},
         {"model": "a/b:floor"},
         {"audio": None},
-        {"messages": [{"role": "user", "content": None}, "odd", {"role": "tool", "content": ["odd"], "type": 5}]},
-        {"messages": [{"role": "user", "content": "", "images": 7}, {"type": "x"}]},
+        {"messages": [{"role": "user", "content": None}, {"role": "tool", "content": ["odd"], "type": 5}]},
+        {"messages": [{"role": "user", "content": "", "images": [], "audio": None}, {"type": "x"}]},
     ],
 )
 def test_what_costs_nothing_more(fields: dict[str, Any]) -> None:
@@ -209,8 +220,21 @@ def test_the_highest_rates_count(pricing: dict[str, Any], prompt: Any, completio
     assert found.completion == Decimal(completion) * Decimal("1.01") / 10**6
 
 
-def test_an_hour_in_the_cache_counts_for_those_who_ask_for_it() -> None:
-    text = body(cache_control={"type": "ephemeral", "ttl": "1h"})
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body(cache_control=HOUR),
+        body(prompt_cache_retention="24h"),
+        body([{"type": "text", "text": "x", "cache_control": HOUR}]),
+        body([{"type": "text", "text": "x", "cache_control": HOUR}]).replace(b"cache_", b"\\u0063ache_"),
+        body(messages=[{"role": "user", "content": "x", "cache_control": HOUR}]),
+        body(tools=[{"type": "function", "cache_control": HOUR}]),
+    ],
+)
+def test_an_hour_in_the_cache_counts_for_those_who_ask_for_it(text: bytes) -> None:
     assert bounded(text, input_cache_write_1h="0.000004").nano > bounded(text).nano
 
 
@@ -271,6 +295,38 @@ def test_max_price_goes_to_the_end(given_body: bytes, expected: bytes) -> None:
 def test_the_lower_of_two_prices_holds(provider: Any, expected: Any) -> None:
     sent = json.loads(with_max_price(body(provider=provider), CEILING))
     assert sent == json.loads(body(provider=expected))
+
+
+@pytest.mark.parametrize(
+    ("given_body", "expected"),
+    [
+        (b'{"model":"a"}', b'{"model":"a","max_tokens":7}'),
+        (b'{"max_tokens": null, "model":"a"}', b'{"model":"a","max_tokens":7}'),
+        (b'{"max_token\\u0073":null}', b'{"max_tokens":7}'),
+        (b'{"max_completion_tokens":null}', b'{"max_completion_tokens":null,"max_tokens":7}'),
+    ],
+)
+def test_a_limit_goes_to_the_end(given_body: bytes, expected: bytes) -> None:
+    assert with_max_tokens(given_body, 7) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "context", "limit", "expected"),
+    [
+        (100, None, None, None),
+        (100, None, 500, 500),
+        (100, 8192, 500, 500),
+        (100, 8192, None, 8192 - 100 - TEMPLATE_TOKENS),
+        (100, 8192, 8192, 8192 - 100 - TEMPLATE_TOKENS),
+        (9000, 8192, None, 2048),
+        (9000, 8192, 100, 100),
+        (100, 2, None, 1),
+    ],
+)
+def test_the_limit_of_an_answer_that_has_none(
+    size: int, context: int | None, limit: int | None, expected: int | None
+) -> None:
+    assert default_output(Reading(size), ModelFacts("a/b", b"{}", context, limit)) == expected
 
 
 def test_a_provider_in_escapes_is_found() -> None:

@@ -215,6 +215,16 @@ def test_a_model_is_paused_and_resumed(desk: Desk, upstream: str) -> None:
     assert "@" in audited(desk, upstream)[0].who
 
 
+def test_who_changed_what_can_be_read(desk: Desk) -> None:
+    assert "nobody changed anything" in desk.run("audit").out
+    desk.run("pause", MODEL, "--reason", "odd answers")
+    desk.run("resume", MODEL)
+    table = desk.run("audit").out
+    assert table.index("model.resumed") < table.index("model.paused") < table.index("odd answers")
+    (newest,) = listed(desk, "audit", "--json", "-n", "1")
+    assert (newest["what"], newest["detail"]) == ("model.resumed", {"model": MODEL})
+
+
 def test_the_simulator_has_books_of_its_own(desk: Desk) -> None:
     desk.run("pause", MODEL, "--simulate")
     assert listed(desk, "breakers", "--json") == []

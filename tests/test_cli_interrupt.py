@@ -1,13 +1,20 @@
 """Runs that are broken off, and what the same command does afterwards."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from batchmill.cli import attendance
+from batchmill.store.errors import StoreError
 
 from .cli_helpers import Desk, SimulatorProcess, desk, ended, interrupt, shared_simulator, simulator, values, wait_until
 
@@ -81,6 +88,38 @@ def test_killing_everything_at_once_costs_only_what_was_in_the_air(desk: Desk, s
     assert again.code == 0
     assert sorted(desk.ids("prompts.results.jsonl")) == sorted(f"line-{number}" for number in range(LINES))
     assert simulator.stats["answered_twice"] < 60
+
+
+def test_a_server_that_is_away_for_a_while_costs_time_and_nothing_else(desk: Desk, simulator: SimulatorProcess) -> None:
+    process = begun(desk, simulator)
+    data = desk.folder / "data"
+    with (data / "start.lock").open("ab") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)  # nobody can start the server again
+        os.kill(int((data / "redis.pid").read_text()), signal.SIGKILL)
+        (log,) = (data / "logs").iterdir()
+        wait_until(lambda: "redis.away" in log.read_text(), "the workers have given up waiting for an answer")
+
+    left = ended(process)
+
+    assert left.code == 0, left.err
+    assert sorted(desk.ids("prompts.results.jsonl")) == sorted(f"line-{number}" for number in range(LINES))
+    assert simulator.stats["answered_twice"] == 0
+
+
+async def test_an_outage_does_not_end_the_watch_over_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([StoreError("Redis can't be reached any more"), RedisConnectionError()])
+    waiting = mock.Mock(pending=1, running=0, upstream="simulator")
+    batch = mock.AsyncMock(status=lambda: _next_of(answers, waiting))
+    monkeypatch.setattr(attendance, "account_refusal", mock.AsyncMock(return_value="no credits"))
+    monkeypatch.setattr(attendance, "_START_UP", 0)
+    monkeypatch.setattr(attendance, "_LOOK_EVERY", 0)
+    assert await attendance._until_refused(batch, mock.Mock(), mock.Mock()) == "no credits"
+
+
+async def _next_of(errors: Iterator[Exception], otherwise: object) -> object:
+    for error in errors:
+        raise error
+    return otherwise
 
 
 def test_a_refused_account_ends_the_run_and_keeps_the_batch(desk: Desk, simulator: SimulatorProcess) -> None:

@@ -60,7 +60,7 @@ def test_failed_lines_go_beside_and_can_be_run_again(desk: Desk, simulator: Simu
     assert len(desk.read("prompts.results.jsonl")) == len(desk.read("prompts.errors.jsonl")) == 10
     assert "10 succeeded, 10 failed" in ended.err
     assert "10  moderation, e.g. line-" in ended.err
-    assert "batchmill run prompts.errors.jsonl" in ended.err
+    assert "batchmill run prompts.errors.jsonl\n" in ended.err
 
     simulator.reset()
     again = desk.run("run", "prompts.errors.jsonl")
@@ -150,6 +150,21 @@ def test_bad_lines_stop_all_or_are_skipped(desk: Desk, simulator: SimulatorProce
     assert sorted(desk.ids("prompts.results.jsonl")) == ["line-0", "line-1"]
     assert sorted(desk.ids("prompts.errors.jsonl")) == ["bad", "line-4"]
     assert all(line["response"] is None and line["error"]["message"] for line in desk.read("prompts.errors.jsonl"))
+    assert "to try them again" not in ended.err, "they can't be sent, however often"
+
+
+def test_the_way_to_try_again_is_one_that_works(desk: Desk) -> None:
+    desk.write("prompts.jsonl", 2)
+    with (desk.folder / "prompts.jsonl").open("a") as file:
+        file.write('no json\n{"model": "nobody/knows", "messages": [{"role": "user", "content": "Who?"}]}\n')
+    (desk.folder / "own.toml").write_text("[retry]\nmax_attempts = 1\n")
+
+    ended = desk.run("run", "prompts.jsonl", "--simulate", "--skip-invalid", "--config", "own.toml")
+
+    command = "run prompts.errors.jsonl --skip-invalid --simulate --config own.toml"
+    assert f"\n  batchmill {command}\n" in ended.err
+    again = desk.run(*command.split())
+    assert (again.code, again.err.count("2 lines for nobody/knows")) == (1, 1)
 
 
 def test_rehearsal_needs_no_key_and_keeps_apart_from_paid_work(desk: Desk, simulator: SimulatorProcess) -> None:

@@ -38,6 +38,12 @@ def desk(tmp_path: Path) -> dict[str, str]:
     return environ
 
 
+def excused(language: str) -> list[tuple[str, str]]:
+    """Return the page's name and text of every block of that language that is excused from running."""
+    found = [(page.name, match) for page in PAGES for match in _BLOCK.finditer(page.read_text("utf-8"))]
+    return [(name, match[3]) for name, match in found if match[2] == language and match[1]]
+
+
 def skeleton(text: str) -> set[str]:
     """Return the words of each line without its numbers."""
     return {" ".join(_SKELETON.sub("#", line).split()) for line in text.splitlines()}
@@ -100,6 +106,20 @@ def test_printed_settings_are_the_defaults(page: str, block: str, tmp_path: Path
     defaults = Settings()
     for name, table in sections.items():
         assert set(table) == set(msgspec.structs.asdict(getattr(defaults, name))), f"[{name}] is not complete"
+
+
+@pytest.mark.parametrize(("page", "block"), excused("toml"), ids=lambda value: value[:24])
+def test_a_printed_policy_is_one_and_shows_every_key(page: str, block: str, tmp_path: Path) -> None:
+    file = tmp_path / "batchmill.toml"
+    file.write_text(block, encoding="utf-8")
+    policy = load(file, environ={}).policy
+    assert policy is not None
+    written = tomllib.loads(block)
+    for name in policy.__struct_fields__:
+        (table,) = written[name] if isinstance(written[name], list) else [written[name]]
+        kind = getattr(policy, name)
+        rule = kind[0] if isinstance(kind, tuple) else kind
+        assert set(table) == set(rule.__struct_fields__), f"{page}: {name} is not complete"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -74,16 +74,13 @@ async def test_eight_workers_share_one_bucket_of_tokens(tmp_path: Path) -> None:
         await policy.apply(at.store.redis, at.settings.upstream_name, Policy(limits=(limit,)), "test")
         batch = await at.producer.submit(lines(2000, models=(MODEL,), max_tokens=200))
         await run_for(at, batch, SECONDS)
-        used = []
-        async for result in batch.results():
-            if result.usage is not None:
-                used.append((result.latency_ms, result.usage.prompt_tokens + result.usage.completion_tokens))
+        used = [result.usage async for result in batch.results() if result.usage is not None]
         times = await call_times(at)
         await batch.cancel()
 
     rate, capacity = a_minute / 60, a_minute / 20
     elapsed = times[-1] - times[0]
-    total = sum(tokens for _, tokens in used)
+    total = sum(usage.prompt_tokens + usage.completion_tokens for usage in used)
     assert total <= capacity + rate * (elapsed + JITTER)
     in_the_air = 8 * 20 * 100  # tokens of lines that had no result yet when we looked, at most
     assert total + in_the_air >= 0.95 * rate * elapsed

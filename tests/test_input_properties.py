@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchmill.producer.forms import _closer_look
 from batchmill.producer.identities import Identities
 from batchmill.producer.input import BadLine, InputOptions, Request, read
+from batchmill.producer.usual import usual_request
 
 texts = st.text(st.characters(codec="utf-8"))
 values = st.recursive(
@@ -66,6 +68,51 @@ def test_any_body_travels_byte_for_byte(body: dict[str, object], marks: tuple[st
         assert isinstance(value, Request)
         assert value.body == written.encode()
         assert value.model == body["model"]
+
+
+_odd: st.SearchStrategy[object] = st.sampled_from(
+    [None, "", " ", "x" * 300, "x" * 600, 0, 1, -1, 1.0, 5.5, 10**15, True, False, [], {}]
+)
+_messages: st.SearchStrategy[object] = st.lists(
+    st.sampled_from([{"role": "user"}, {"role": 1}, {}, None, "x", [[[[]]]]]), max_size=3
+)
+_slips = st.tuples(
+    st.sampled_from(["custom_id", "method", "url", "body", "error", "prompt", "other"]),
+    st.sampled_from(["model", "messages", "stream", "max_tokens", "max_completion_tokens", "other"]),
+)
+
+
+@settings(deadline=None)  # a busy machine is no finding
+@given(_slips, _odd | texts, _odd | _messages, st.booleans(), st.booleans(), st.none() | st.just(8))
+def test_the_usual_line_read_at_once_is_what_a_closer_look_makes_of_it(
+    slips: tuple[str, str], outer: object, inner: object, drop: bool, ascii_only: bool, max_tokens: int | None
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user"}], "max_tokens": 5, slips[1]: inner}
+    line = {"custom_id": "r", "method": "POST", "url": "/v1/chat/completions", "body": body, slips[0]: outer}
+    if drop:
+        del body[slips[1]]
+    text = json.dumps(line, ensure_ascii=ascii_only).encode()
+    options = InputOptions(max_tokens=max_tokens)
+    seen, seen_closely = Identities(), Identities()
+    for number in (1, 2):  # the second time its id is taken
+        at_once = usual_request(text, number, options, seen)
+        closely = _closer_look(text, number, options, seen_closely)
+        assert at_once in (closely, None)
+        if at_once is None and isinstance(closely, Request):
+            seen.add(closely.custom_id)
+
+
+def test_the_usual_line_is_read_at_once() -> None:
+    body = b'{"model":"m","messages":[{"role":"u"}]}'
+    line = b'{"custom_id":"r","method":"POST","url":"/v1/chat/completions","body":' + body + b"}"
+    assert usual_request(line, 1, InputOptions(), Identities()) == Request(1, "r", "m", body)
+
+
+@settings(deadline=None)  # a busy machine is no finding
+@given(files)
+def test_no_bytes_are_read_at_once_that_a_closer_look_refuses(line: bytes) -> None:
+    at_once = usual_request(line, 1, InputOptions(), Identities())
+    assert at_once in (None, _closer_look(line, 1, InputOptions(), Identities()))
 
 
 @settings(deadline=None)  # a busy machine is no finding

@@ -312,9 +312,18 @@ async def test_unused_tokens_come_back_to_each_bucket_they_came_from(redis: Redi
 
 async def half_fill(redis: Redis, rule: LimitRule) -> None:
     """Have a bucket be half full for a while: where one is full, refill is lost, and a return may not bring it back."""
-    now, half = await now_ms(redis), rule.limit.token_capacity * UNIT // 2
-    await redis.execute_command("HSET", rule.key, "tokens", half, "at", now, "slot", now // 4000, "peak", half)
+    half = rule.limit.token_capacity * UNIT // 2
+    await redis.execute_command("HSET", rule.key, "tokens", half, "at", await now_ms(redis))
     await redis.execute_command("EXPIRE", rule.key, 60)
+
+
+async def test_no_counter_outlives_its_use(redis: Redis) -> None:
+    ends = await now_ms(redis) + HOUR
+    day, bucket = budget("day", 100, "2026-11-24", ends=ends), limited(tokens_per_minute=60)
+    given, worker = rules(day, bucket), Worker(redis)
+    await worker.ask(given, 1)
+    for name in (day.key, bucket.key, keys.model(UPSTREAM, MODEL)):
+        assert HOUR / 1000 < await redis.ttl(name) < 42 * 24 * 3600, name
 
 
 async def test_a_changed_rule_keeps_what_was_used(redis: Redis) -> None:

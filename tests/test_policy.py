@@ -18,6 +18,7 @@ from batchmill.config.policy import (
     Policy,
     PriceRule,
     Project,
+    check_name,
     decode_policy,
     encode_policy,
     matches,
@@ -155,9 +156,13 @@ PRICE = '[[prices]]\nmatch = "a/b"\ncompletion = 1\n'
         (BUDGET + "models = []", "models names no model"),
         (BUDGET + BUDGET, "two budgets are named 'b'"),
         ("[[budgets]]\nname = 'batch_x'\nlimit_usd = 1", "names that begin with batch_ are those of batches"),
-        ("[[budgets]]\nname = 'a b'\nlimit_usd = 1", "at `$.budgets[0].name`"),
-        ("[[budgets]]\nname = ''\nlimit_usd = 1", "at `$.budgets[0].name`"),
-        ("[[budgets]]\nname = 'b\\n'\nlimit_usd = 1", "at `$.budgets[0].name`"),
+        ("[[budgets]]\nname = 'a b'\nlimit_usd = 1", "budget 'a b': a name has letters, digits, _ . - and"),
+        ("[[budgets]]\nname = ''\nlimit_usd = 1", "budget '': a name has"),
+        ('[[budgets]]\nname = "b\\t"\nlimit_usd = 1', "a name has letters"),
+        (f"[[budgets]]\nname = '{'b' * 65}'\nlimit_usd = 1", "at most 64 of them - at `$.budgets[0]`"),
+        (BUDGET + "project = 'a:b'", "project 'a:b': a name has"),
+        ("[[projects]]\nname = 'ä'", "project 'ä': a name has"),
+        (LIMIT + "name = 'a*'", "limit 'a*': a name has"),
         ("[[budgets]]\nname = 'b'", "missing required field `limit_usd` - at `$.budgets[0]`"),
         ("[[budgets]]\nname = 'b'\nlimit_usd = -1", "limit_usd must be a number of dollars from 0 to 9,000,000"),
         ("[[budgets]]\nname = 'b'\nlimit_usd = nan", "limit_usd must be a number of dollars"),
@@ -252,7 +257,7 @@ def test_a_bucket_holds_a_burst_and_never_less_than_one(rate: int | None, burst:
 def test_a_limit_s_own_name_is_one(patterns: list[str]) -> None:
     """Made of any patterns, it can be a part of a key, and be read again."""
     limit = Limit(match=tuple(patterns), max_concurrency=1)
-    assert msgspec.convert(limit.name, type(limit).__annotations__["name"]) == limit.name
+    check_name("limit", limit.name)
     assert decode_policy(encode_policy(Policy(limits=(limit,)))).limits == (limit,)
 
 

@@ -310,7 +310,12 @@ async def test_connecting_to_nothing_says_so(settings: Settings) -> None:
 
 async def test_an_outage_is_told_as_what_it_is(settings: Settings, file: Path) -> None:
     away = Producer(connect("redis://127.0.0.1:1", retries=0), settings)
-    for asked in (away.batches(), away.batch("batch_1"), away.submit(file), Batch(away._redis, "batch_1", 1).status()):
+    for asked in (
+        away.batches(),
+        away.batch("batch_1"),
+        away.submit(file),
+        Batch(away._redis, "batch_1", settings).status(),
+    ):
         with pytest.raises(StoreError, match="can't be reached any more"):
             await asked
 
@@ -322,7 +327,8 @@ from batchmill.config.settings import load
 from batchmill.producer import Producer
 
 async def main():
-    settings = load(environ={"BATCHMILL_REDIS_URL": sys.argv[2], "BATCHMILL_DATA_DIR": "unused"})
+    there = {"BATCHMILL_REDIS_URL": sys.argv[2], "BATCHMILL_BASE_URL": "http://127.0.0.1:1/v1"}
+    settings = load(environ={"BATCHMILL_DATA_DIR": "unused", **there})
     async with Producer.connect(settings) as producer:
         await producer.submit(sys.argv[1])
 
@@ -332,13 +338,14 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+@pytest.mark.parametrize(("count", "size"), [(50_000, 4000), (80, 2_600_000)])
 async def test_two_hundred_megabytes_are_enqueued_in_less_memory_than_that(
-    real_redis: Redis, server: Any, tmp_path: Path
+    real_redis: Redis, server: Any, tmp_path: Path, count: int, size: int
 ) -> None:
     path = tmp_path / "large.jsonl"
-    filler = "x" * 4000
+    filler = "x" * size
     with path.open("wb") as target:
-        for number in range(50_000):
+        for number in range(count):
             message = {"role": "user", "content": f"{number} {filler}"}
             target.write(msgspec.json.encode({"model": f"a/model-{number % 40}", "messages": [message]}) + b"\n")
     assert path.stat().st_size > 200_000_000
@@ -346,6 +353,6 @@ async def test_two_hundred_megabytes_are_enqueued_in_less_memory_than_that(
     done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, cwd=tmp_path)
     assert int(done.stdout) < 200 * 1024
     (status,) = await batches.newest(real_redis, 1)
-    assert status.total == 50_000
-    assert Counter(status.models.values()) == {1250: 40}
+    assert status.total == count
+    assert Counter(status.models.values()) == {count // 40: 40}
     assert await real_redis.zcard(keys.lane(status.upstream, "a/model-0")) > 0

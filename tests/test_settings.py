@@ -272,6 +272,16 @@ def test_settings_can_be_handed_to_a_worker(secretive: Settings) -> None:
     assert (handover.redis_url, handover.embedded) == ("redis://host", True)
 
 
+def test_a_policy_is_handed_to_a_worker_to_the_last_digit(file: Path) -> None:
+    file.write_text(
+        '[[budgets]]\nname = "b"\nlimit_usd = 4503599.627370497\n[[limits]]\nmatch = "a"\nmax_concurrency = 1\n'
+    )
+    settings = load(file, {})
+    unpacked, _ = unpack_handover(pack_handover(settings, "redis://host", embedded=False))
+    assert unpacked == settings
+    assert settings.policy is not None
+
+
 def test_settings_do_not_change(secretive: Settings) -> None:
     with pytest.raises(AttributeError):
         secretive.redis_url = "redis://other"  # type: ignore[misc]  # that is the point

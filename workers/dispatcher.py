@@ -148,7 +148,7 @@ class Dispatcher:
         if reply.why is Why.BUDGET:
             self._starve(lane, [question.runs[place] for place in reply.skipped])
         elif wait:
-            asyncio.get_running_loop().call_later(wait, self._gatekeeper.wake)
+            self._gatekeeper.wake_in(wait)
         elif lane.turns:
             self._gatekeeper.wake()
 
@@ -307,7 +307,7 @@ class Dispatcher:
             here = [shard for shard in own if shard.claim.model == lane.model]
             if lane.starve(batch_id) < _STARVED or any(shard.in_air for shard in own):
                 lane.turns.block(batch_id, time.monotonic() + _STARVED_LOOK)
-                asyncio.get_running_loop().call_later(_STARVED_LOOK, self._gatekeeper.wake)
+                self._gatekeeper.wake_in(_STARVED_LOOK)
                 continue
             lane.starved.pop(batch_id, None)
             for shard in here:

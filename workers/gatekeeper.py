@@ -8,6 +8,7 @@ work to do ──► candidates of all lanes ──► one call ──► what i
 """
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
@@ -27,6 +28,9 @@ from batchmill.workers.line import Hold, LineRun
 
 PACE = 0.004
 """Seconds between two calls under load: places that come free meanwhile share a round trip."""
+
+_LOOK_EVERY = 1.0  # seconds; whatever nobody woke us for
+_EARLY = 0.002  # seconds by which a timer may be early; uvloop's are, by up to a millisecond
 
 log = structlog.get_logger()
 
@@ -75,6 +79,10 @@ class Gatekeeper:
         """Ask soon: a place is free, or a line is ready."""
         self._work.set()
 
+    def wake_in(self, seconds: float) -> None:
+        """Ask again when a wait of so many seconds is surely over."""
+        asyncio.get_running_loop().call_later(seconds + _EARLY, self._work.set)
+
     def question(self, rules: Rules, runs: Sequence[LineRun]) -> Question:
         """Return the question for these lines, under new hold ids."""
         holds = tuple(Hold(self._hold_id(run), rules) for run in runs)
@@ -88,7 +96,9 @@ class Gatekeeper:
         """Ask for ever."""
         await self.read_policy()
         while True:
-            await self._work.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY):
+                    await self._work.wait()
             started = time.monotonic()
             self._work.clear()
             questions = desk.questions()

@@ -1,0 +1,65 @@
+"""On what conditions lines run, as callers say it; and the prices and budgets that they meet at that moment."""
+
+import re
+from decimal import Decimal, InvalidOperation
+
+from redis.asyncio import Redis
+
+from batchmill.config.policy import check_limit
+from batchmill.config.settings import Settings
+from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
+from batchmill.openrouter.money import to_nano
+from batchmill.producer.errors import InputError
+from batchmill.producer.lines import Conditions
+from batchmill.producer.pricing import Pricer
+from batchmill.store import policy
+from batchmill.store.catalogue import models_of
+from batchmill.store.model import Priority
+
+_PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # as in the config file
+
+
+def conditions_of(
+    max_cost: Decimal | str | int | None = None,
+    priority: Priority | str = Priority.NORMAL,
+    project: str = "default",
+) -> Conditions:
+    """Return the conditions as a value. Raises InputError."""
+    try:
+        turn = Priority(priority)
+    except ValueError:
+        raise InputError(f"no priority {priority!r}; there are {', '.join(Priority)}") from None
+    if not _PROJECT.fullmatch(project):
+        raise InputError(f"no project can be named {project!r}: up to 64 letters, digits and . _ - make a name")
+    return Conditions(project=project, priority=turn, max_cost=None if max_cost is None else _nano_of(max_cost))
+
+
+async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -> Pricer:
+    """Return what prices lines at this moment. Raises InputError when nobody can tell prices that must be known.
+
+    The rules are those in force; those of the settings' file, when nobody has put any in force yet.
+    """
+    try:
+        models = await models_of(redis, settings)
+    except (UpstreamUnavailableError, UpstreamRefusedError) as error:
+        raise InputError(
+            f"what models cost can't be read from {settings.upstream_name} ({error}), so nothing was enqueued; "
+            "try again when it answers"
+        ) from error
+    in_force = await policy.live(redis, settings.upstream_name)
+    rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
+    return Pricer(models, rules, conditions, strict=settings.speaks_openrouter)
+
+
+def _nano_of(max_cost: Decimal | str | int) -> int:
+    """Return USD as nano-dollars, exactly."""
+    if isinstance(max_cost, bool) or not isinstance(max_cost, Decimal | str | int):
+        raise InputError(f"max_cost must be a Decimal, a string or an integer, not {type(max_cost).__name__}")
+    try:
+        usd = Decimal(max_cost)
+        check_limit(usd)
+    except (InvalidOperation, ValueError):
+        raise InputError(
+            f"no batch can have a budget of {max_cost} dollars; give a number like 0.25, nine decimal places at most"
+        ) from None
+    return to_nano(usd)
