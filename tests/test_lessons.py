@@ -4,11 +4,7 @@ A worker here is no process, only somebody who asks the gate and settles, under 
 """
 
 import asyncio
-import itertools
-import re
-from collections.abc import Sequence
 from decimal import Decimal
-from pathlib import Path
 
 import fakeredis
 import msgspec
@@ -21,95 +17,26 @@ from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, settlement
 from batchmill.store.clock import now_ms
 from batchmill.store.epoch import Seen, tend
-from batchmill.store.gate import Ask, Caller, Candidate, Reply, Why, admit
+from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
 from batchmill.store.model import Line, Terms
 from batchmill.store.pauses import pause
 from batchmill.store.policy import LivePolicy, apply, raise_budget
-from batchmill.store.rules import BudgetRule, LimitRule, Rulebook, Rules
+from batchmill.store.rules import LimitRule, Rulebook, Rules
 from batchmill.store.settlement import Booked, Outcome, Settlement, Settling
-from batchmill.store.suspects import abandon, leave, release, suspects
+from batchmill.store.suspects import leave, release, suspects
 from batchmill.workers import booking
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import Hold, LineRun, ShardRun
 
+from .lesson_helpers import LEASE, UNIT, Worker, budget, level, limited, rules, sums
 from .store_helpers import MODEL, UPSTREAM
 from .waiting import wait_until
 from .workers_helpers import OK
 
-LEASE = 10.0
 HOUR = 3_600_000
-UNIT = 60_000  # levels of a bucket in a request or token
-FIELDS = ("spent", "held", "suspect", "debt")
 CLAIM = Claim(UPSTREAM, MODEL, "batch_1.0.1", "run", "0")
 UNTOLD = msgspec.structs.replace(OK, cost=None, usage=Usage())
-
-
-class Worker:
-    """Asks and settles as a worker process does; `held` are the holds that it has."""
-
-    def __init__(self, redis: Redis, name: str = "worker") -> None:
-        self.redis = redis
-        self.caller = Caller(UPSTREAM, name, LEASE)
-        self.held: list[str] = []
-        self._calls = itertools.count(1)
-        self._holds = itertools.count(1)
-
-    async def ask(self, rules: Rules, *bounds: int, tokens: int = 1) -> Reply:
-        """Ask for lines with these bounds."""
-        return await self.ask_again(rules, self.candidates(bounds, tokens), next(self._calls))
-
-    async def ask_again(self, rules: Rules, candidates: tuple[Candidate, ...], call: int) -> Reply:
-        """Ask under a number of a call that may have been made before."""
-        (reply,) = await admit(self.redis, self.caller, call, [Ask(rules, candidates)])
-        taken = [one.hold for place, one in enumerate(candidates) if reply.admitted(place)]
-        self.held += [hold for hold in taken if hold not in self.held]
-        return reply
-
-    def candidates(self, bounds: Sequence[int], tokens: int = 1) -> tuple[Candidate, ...]:
-        numbers = itertools.islice(self._holds, len(bounds))
-        return tuple(
-            Candidate(f"batch_1.{number}.{self.caller.owner}", bound, tokens)
-            for number, bound in zip(numbers, bounds, strict=True)
-        )
-
-    async def settle(self, rules: Rules, *settlements: Settlement) -> Booked:
-        (booked,) = await settlement.settle(self.redis, self.caller, [Settling(next(self._calls), rules, settlements)])
-        return booked
-
-    async def pay(self, rules: Rules, bound: int, cost: int | None, *, tokens: int | None = None) -> None:
-        """Settle the oldest hold."""
-        await self.settle(rules, Settlement(self.held.pop(0), bound, cost, tokens))
-
-    async def fall_silent(self) -> None:
-        """Be as if killed, with the lease over and noticed."""
-        await self.redis.execute_command("ZADD", keys.owners(UPSTREAM), "XX", 1, self.caller.owner)
-        await abandon(self.redis, UPSTREAM, self.caller.owner)
-
-
-def budget(name: str, limit: int, window: str = "total", *, ends: int | None = None) -> BudgetRule:
-    return BudgetRule(name, keys.budget(UPSTREAM, name, window), limit, 0, ends)
-
-
-def limited(**rates: float) -> LimitRule:
-    name = "_".join(rates)
-    return LimitRule(name, keys.limit(UPSTREAM, name, MODEL), Limit(match=MODEL, name=name, **rates))  # type: ignore[arg-type]  # as given
-
-
-def rules(*rules: BudgetRule | LimitRule, number: int = 1, breaker: Breaker | None = None) -> Rules:
-    budgets = tuple(rule for rule in rules if isinstance(rule, BudgetRule))
-    limits = tuple(rule for rule in rules if isinstance(rule, LimitRule))
-    return Rules(number, 0, MODEL, budgets, limits, breaker or Breaker())
-
-
-async def sums(redis: Redis, rule: BudgetRule) -> dict[str, int]:
-    """Return what a budget's books say; zeros are left out."""
-    found = await redis.execute_command("HMGET", rule.key, *FIELDS)
-    return {field: int(value) for field, value in zip(FIELDS, found, strict=True) if int(value or 0)}
-
-
-async def level(redis: Redis, rule: LimitRule, field: str) -> int:
-    return int(await redis.execute_command("HGET", rule.key, field) or 0)
 
 
 async def test_a_hold_stands_beside_the_spend_and_never_on_it(redis: Redis) -> None:
@@ -421,37 +348,3 @@ async def test_without_redis_nothing_passes(flight: tuple[LineRun, Hold]) -> Non
     await wait_until(lambda: len(desk.replies) == 2, "it goes on by itself")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-PAGE = Path(__file__).parent.parent / "docs" / "guarantees.md"
-_TEST = re.compile(r"`(test_\w+)\.(test_\w+)`")
-
-
-def test_every_test_that_the_page_names_exists() -> None:
-    named = _TEST.findall(PAGE.read_text("utf-8"))
-    assert len(named) > 30
-    for module, function in named:
-        file = Path(__file__).parent / f"{module}.py"
-        assert file.exists(), f"{PAGE.name} names {module}"
-        assert re.search(rf"^(async )?def {function}\(", file.read_text("utf-8"), re.MULTILINE), (
-            f"{PAGE.name} names {module}.{function}"
-        )
-
-
-def test_every_row_of_the_page_names_a_source_and_a_test() -> None:
-    rows = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
-    failures = [row for row in rows if "](https://" in row]
-    assert len(failures) >= 12
-    for row in failures:
-        *_, source, rule, tests, _ = row.split("|")
-        assert re.search(r"\]\(https://\S+\)", source), row
-        assert rule.strip(), row
-        assert _TEST.search(tests), row
-
-
-def test_every_lesson_stands_on_the_page() -> None:
-    page = PAGE.read_text("utf-8")
-    lessons = re.findall(r"^(?:async )?def (test_\w+)\(redis", Path(__file__).read_text("utf-8"), re.MULTILINE)
-    assert lessons
-    for lesson in lessons:
-        assert f"`test_lessons.{lesson}`" in page, f"{PAGE.name} does not name {lesson}"
