@@ -42,7 +42,8 @@ def settlement(run: LineRun, hold: Hold, outcome: Outcome) -> Settlement:
     slow = slow_after is not None and outcome.latency_ms > slow_after * _MILLISECONDS
     if isinstance(outcome, Answer):
         used = _used(outcome.usage)
-        return Settlement(hold.id, run.line.bound, outcome.cost or 0, used, money.Outcome.ANSWERED, slow)
+        generation = outcome.generation_id or run.generation
+        return Settlement(hold.id, run.line.bound, outcome.cost, used, money.Outcome.ANSWERED, slow, generation)
     spoke = money.Outcome.FAILED if outcome.fault is Fault.PROVIDER else money.Outcome.NOTHING
     cost, used = outcome.cost, _used(outcome.usage)
     if outcome.billed is Billed.NO:
