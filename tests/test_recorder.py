@@ -11,13 +11,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
 from batchmill.store import batches, keys, records
+from batchmill.store.gate import Caller
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import Line, LineState, Result
+from batchmill.store.settlement import Booked
 from batchmill.store.staging import BatchFacts, Staging
 from batchmill.workers import recorder as module
 from batchmill.workers.line import ShardRun
 from batchmill.workers.recorder import Recorder
 
+Flushed = tuple[list[int], list[Booked]]
+CALLER = Caller("upstream", "worker-1", 15.0)
 LINES = [Line(index, f"line-{index}", b"{}") for index in range(6)]
 
 
@@ -58,7 +62,7 @@ async def running(recorder: Recorder) -> AsyncIterator[Recorder]:
 async def test_results_of_one_moment_share_a_flush_and_tell_their_shard(redis: Redis) -> None:
     batch_id = await release(redis, LINES)
     shard = shard_of(batch_id)
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         for index in range(6):
             recorder.sent(batch_id)
             recorder.put(shard, result(index))
@@ -72,7 +76,7 @@ async def test_results_of_one_moment_share_a_flush_and_tell_their_shard(redis: R
 async def test_what_is_in_the_air_is_visible_and_falls_with_the_results(redis: Redis) -> None:
     batch_id = await release(redis, LINES)
     shard = shard_of(batch_id)
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         for _ in range(3):
             recorder.sent(batch_id)
         await recorder.drained()
@@ -89,7 +93,7 @@ async def test_what_is_in_the_air_is_visible_and_falls_with_the_results(redis: R
 async def test_a_cancelled_line_that_was_never_sent_is_not_taken_from_the_air(redis: Redis) -> None:
     batch_id = await release(redis, LINES)
     shard = shard_of(batch_id)
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         recorder.sent(batch_id)
         recorder.put(shard, result(0), was_sent=False)
         await recorder.drained()
@@ -105,16 +109,16 @@ async def test_an_outage_keeps_the_results_and_stops_the_dispatcher(
     away = asyncio.Event()
     tried = asyncio.Event()
 
-    async def flaky(*arguments: Any) -> list[int]:
+    async def flaky(*arguments: Any) -> Flushed:
         if not away.is_set():
             tried.set()
             raise error
-        return await records.record(*arguments)
+        return await records.flush(*arguments)
 
-    monkeypatch.setattr(module, "record", flaky)
+    monkeypatch.setattr(module, "flush", flaky)
     monkeypatch.setattr(module, "_OUTAGE_PAUSE", 0)
     back = asyncio.Event()
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         recorder.on_healthy = back.set
         recorder.put(shard, result(0))
         await tried.wait()
@@ -132,13 +136,13 @@ async def test_a_flush_that_hangs_stops_the_dispatcher_before_it_fails(
     batch_id = await release(redis, LINES)
     answer = asyncio.Event()
 
-    async def slow(*arguments: Any) -> list[int]:
+    async def slow(*arguments: Any) -> Flushed:
         await answer.wait()
-        return await records.record(*arguments)
+        return await records.flush(*arguments)
 
-    monkeypatch.setattr(module, "record", slow)
+    monkeypatch.setattr(module, "flush", slow)
     monkeypatch.setattr(module, "_SLOW_FLUSH", 0.001)
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         recorder.put(shard_of(batch_id), result(0))
         back = asyncio.Event()
         recorder.on_healthy = back.set
@@ -152,7 +156,7 @@ async def test_a_large_backlog_goes_out_in_several_flushes(redis: Redis, monkeyp
     monkeypatch.setattr(module, "_MOST_RESULTS", 2)
     batch_id = await release(redis, LINES)
     shard = shard_of(batch_id)
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         for index in range(6):
             recorder.sent(batch_id)
             recorder.put(shard, result(index))
@@ -166,7 +170,7 @@ async def test_results_of_a_batch_that_is_gone_are_let_go_loudly(
     redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = shard_of("batch_gone")
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         recorder.put(shard, result(0))
         await recorder.drained()
     assert "batch.gone" in capsys.readouterr().out
@@ -176,7 +180,7 @@ async def test_a_result_that_can_not_be_written_fails_alone(redis: Redis) -> Non
     batch_id = await release(redis, LINES)
     shard = shard_of(batch_id)
     unwritable = Result(index=1, custom_id="line-1", model="a/b", state=LineState.SUCCEEDED, error_message="\ud800")
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         for each in (result(0), unwritable, result(2)):
             recorder.sent(batch_id)
             recorder.put(shard, each)
@@ -198,7 +202,7 @@ async def test_a_flush_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.Mon
         Result(index=index, custom_id="", model="a/b", state=LineState.SUCCEEDED, response=b"x" * 900)
         for index in range(6)
     ]
-    async with running(Recorder(redis, "worker-1", retention=3600)) as recorder:
+    async with running(Recorder(redis, CALLER, retention=3600)) as recorder:
         for each in large:
             recorder.put(shard, each, was_sent=False)
         assert recorder.unrecorded == 6

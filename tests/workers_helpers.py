@@ -1,14 +1,23 @@
-"""A dispatcher with a scripted upstream, for tests of the worker's parts without any server."""
+"""A dispatcher between a scripted gate and a scripted upstream, for tests of the worker's parts without any server."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
+
+import fakeredis
 
 from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope, Usage
+from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
-from batchmill.store.model import Line, Result
+from batchmill.store.model import Line, Result, Terms
+from batchmill.store.pauses import Pause
+from batchmill.store.rules import Rules
+from batchmill.store.settlement import Settlement
 from batchmill.workers.dispatcher import Dispatcher
-from batchmill.workers.line import ShardRun
+from batchmill.workers.gatekeeper import Gatekeeper, Question
+from batchmill.workers.line import LineRun, ShardRun
+from batchmill.workers.reasons import Reason
 
 OK = Answer(body=b'{"id":"gen-1"}', model="m", usage=Usage(3, 5), cost=700, latency_ms=12, generation_id="gen-1")
 
@@ -35,7 +44,8 @@ class Upstream:
         self.calls: list[bytes] = []
         self.open: list[tuple[bytes, asyncio.Future[Outcome]]] = []
 
-    async def send(self, body: bytes) -> Outcome:
+    async def send(self, run: LineRun) -> Outcome:
+        body = run.line.body
         self.calls.append(body)
         if self.script is not None:
             return self.script(body)
@@ -58,15 +68,19 @@ class Upstream:
 
 
 class Ledger:
-    """Stands in for the recorder: keeps results, and records them at once unless told to hold them back."""
+    """Stands in for the recorder: keeps results and settlements, at once unless told to hold them back."""
 
     def __init__(self) -> None:
         self.results: list[Result] = []
+        self.settled: list[Settlement] = []
+        self.generations: dict[str, str] = {}
         self.healthy = True
         self.holding = False
         self.held: list[tuple[ShardRun, Result]] = []
+        self.unsettled: list[tuple[Rules, Settlement]] = []
         self.in_air = 0
         self.on_healthy: Callable[[], None] = lambda: None
+        self.on_settled: Callable[[set[str]], None] = lambda _: None
 
     def sent(self, batch_id: str) -> None:
         self.in_air += 1
@@ -81,16 +95,102 @@ class Ledger:
         if not self.holding:
             self.flush()
 
+    def settle(self, rules: Rules, settlement: Settlement) -> None:
+        self.unsettled.append((rules, settlement))
+        if not self.holding:
+            self.flush()
+
+    def note(self, hold: str, generation: str) -> None:
+        self.generations[hold] = generation
+
     def flush(self) -> None:
-        """Record what was held back."""
+        """Record and settle what was held back."""
         for shard, result in self.held:
             self.results.append(result)
             shard.recorded(result.index)
         self.held.clear()
+        if self.unsettled:
+            self.settled += [settlement for _, settlement in self.unsettled]
+            models = {rules.model for rules, _ in self.unsettled}
+            self.unsettled.clear()
+            asyncio.get_running_loop().call_soon(self.on_settled, models)
+
+
+class Gate(Gatekeeper):
+    """A stand-in for the gate: answers in the next turn of the loop, and admits all unless `script` knows better.
+
+    `script` returns None for a question that stays at the gate until the test says `answer`. Scopes that the
+    dispatcher had paused are refused until their time is over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(fakeredis.FakeAsyncRedis(), Caller("upstream", "worker-1", 15.0))
+        self.script: Callable[[Question], Reply | None] = admit_all
+        self.questions: list[Question] = []
+        self.waiting: list[Question] = []
+        self.holds: list[str] = []  # all that were ever taken
+        self.paused: dict[str, float] = {}  # scope -> until when (monotonic)
+        self._dispatcher: Dispatcher | None = None
+        self._due = False
+
+    def serve(self, dispatcher: Dispatcher) -> None:
+        """Answer this dispatcher."""
+        self._dispatcher = dispatcher
+
+    def wake(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._ask_all)
+
+    def answer(self, reply: Callable[[Question], Reply | None] | None = None) -> None:
+        """Answer the first question that stays at the gate."""
+        question = self.waiting.pop(0)
+        told = (reply or admit_all)(question)
+        assert told is not None
+        self._tell(question, told)
+
+    def _ask_all(self) -> None:
+        self._due = False
+        assert self._dispatcher is not None
+        for question in self._dispatcher.questions():
+            self.questions.append(question)
+            reply = self._paused(question) or self.script(question)
+            if reply is None:
+                self.waiting.append(question)
+            else:
+                self._tell(question, reply)
+
+    def _tell(self, question: Question, reply: Reply) -> None:
+        assert self._dispatcher is not None
+        self.holds += [hold.id for place, hold in enumerate(question.holds) if reply.admitted(place)]
+        self._dispatcher.told(question, reply)
+
+    def _paused(self, question: Question) -> Reply | None:
+        now = time.monotonic()
+        for which, scope in enumerate(question.rules.scopes, start=1):
+            if self.paused.get(scope, 0.0) > now:
+                return refusal(Why.PAUSE, which=which, wait=round((self.paused[scope] - now) * 1000) + 1)
+        return None
+
+
+def admit_all(question: Question) -> Reply:
+    """Hold every line that is asked for."""
+    return Reply(len(question.runs), Why.NOTHING, 0, 0, 0)
+
+
+def refusal(why: Why, *, looked: int = 0, which: int = 1, wait: int = -1, skipped: tuple[int, ...] = ()) -> Reply:
+    """Refuse all but the first `looked` lines, and of these the ones at the places `skipped`."""
+    return Reply(looked, why, which, wait, 0, skipped)
+
+
+def no_budget(question: Question) -> Reply:
+    """Refuse every line because a budget is full."""
+    count = len(question.runs)
+    return refusal(Why.BUDGET, looked=count, skipped=tuple(range(count)))
 
 
 class Desk:
-    """A dispatcher between a scripted upstream and a ledger."""
+    """A dispatcher between a scripted gate, a scripted upstream and a ledger."""
 
     def __init__(
         self,
@@ -101,22 +201,45 @@ class Desk:
     ) -> None:
         self.upstream = Upstream(script)
         self.ledger = Ledger()
-        self.blocked: list[tuple[str, str, float]] = []
+        self.gate = Gate()
+        self.blocked: list[tuple[Reason, float]] = []
+        self.rests: list[tuple[str, str, float | None]] = []
         self.dispatcher = Dispatcher(
             self.upstream.send,
             self.ledger,  # type: ignore[arg-type]  # the same face as Recorder
+            self.gate,
             retry or RetrySettings(first_delay=0.001, max_delay=0.002),
             concurrency=concurrency,
-            on_blocked=lambda *told: self.blocked.append(told),
+            on_blocked=lambda reason, seconds: self.blocked.append((reason, seconds)),
+            rest=self._rest,
         )
+        self.gate.serve(self.dispatcher)
 
-    def shard(self, model: str, lines: Iterable[str], *, batch: str = "batch_1", number: int = 0) -> ShardRun:
+    def shard(
+        self, model: str, lines: Iterable[str], *, batch: str = "batch_1", number: int = 0, terms: Terms | None = None
+    ) -> ShardRun:
         """Hand over a shard with these bodies."""
         bodies = [line.encode() for line in lines]
         claim = Claim("upstream", model, f"{batch}.{number}.{len(bodies)}", "run-1", "1")
-        shard = ShardRun(claim, [Line(index, body.decode(), body) for index, body in enumerate(bodies)])
+        shard = ShardRun(
+            claim,
+            [Line(index, body.decode(), body, bound=100, tokens=10) for index, body in enumerate(bodies)],
+            terms=terms or Terms(),
+        )
         self.dispatcher.add(shard)
         return shard
+
+    def check_books(self) -> None:
+        """Fail unless every place is free and every hold was settled exactly once."""
+        assert self.dispatcher.free == self.dispatcher.concurrency
+        assert sorted(settlement.hold for settlement in self.ledger.settled) == sorted(self.gate.holds)
+        assert self.ledger.in_air == 0
+
+    async def _rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
+        self.rests.append((model, scope, seconds))
+        begun = scope not in self.gate.paused
+        self.gate.paused[scope] = time.monotonic() + (seconds or 0.01)
+        return Pause(seconds or 0.01, begun)
 
 
 async def settle() -> None:

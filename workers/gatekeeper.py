@@ -30,7 +30,6 @@ PACE = 0.004
 """Seconds between two calls under load: places that come free meanwhile share a round trip."""
 
 _LOOK_EVERY = 1.0  # seconds; whatever nobody woke us for
-_EARLY = 0.002  # seconds by which a timer may be early; uvloop's are, by up to a millisecond
 
 log = structlog.get_logger()
 
@@ -78,10 +77,6 @@ class Gatekeeper:
     def wake(self) -> None:
         """Ask soon: a place is free, or a line is ready."""
         self._work.set()
-
-    def wake_in(self, seconds: float) -> None:
-        """Ask again when a wait of so many seconds is surely over."""
-        asyncio.get_running_loop().call_later(seconds + _EARLY, self._work.set)
 
     def question(self, rules: Rules, runs: Sequence[LineRun]) -> Question:
         """Return the question for these lines, under new hold ids."""

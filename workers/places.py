@@ -1,8 +1,12 @@
-"""The lanes of one process: their lines in the order of their turn, and what the gate last said about them."""
+"""The lanes of one process: their lines in the order of their turn, and what the gate last said about them.
+
+A wait ends by its timer or by what was waited for, never by a look at a clock: a timer may come before its time.
+"""
 
 import asyncio
+import heapq
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from batchmill.store.gate import NEVER, Reply, Why
 from batchmill.workers.line import LineRun, ShardRun
@@ -13,27 +17,64 @@ WIDEST = 256
 
 _LONGEST_BLOCK = 2.0  # seconds until we ask again, whatever we were told: limits may be changed meanwhile
 _UNKNOWN_WAIT = 0.25
+_STARVED_LOOK = 0.25
+_STARVED_SLACK = 0.05  # by how much a block outlasts the timer that ends it
 _FEED_EVERY = 0.1
 _MOST_STRANGERS = 16  # batches of one lane here, when its limits let little through
 _AT_ONCE = (Why.NOTHING, Why.POLICY, Why.WINDOW, Why.BUDGET)
+
+Wake = Callable[[], None]
+
+
+class Count:
+    """Lines that wait for their turn, over all lanes."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+
+class _Starved:
+    """A batch that a budget holds up, since when (monotonic), and the timer that lets it ask again."""
+
+    __slots__ = ("since", "timer")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """End the wait."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class Lane:
     """The lines of one model in this process. `width` narrows when the gate refuses and widens when it does not."""
 
-    __slots__ = ("asked", "fed", "in_air", "landing", "model", "starved", "turns", "until", "waiting", "width")
+    __slots__ = (
+        "_fed", "_landing", "_ready", "_rest", "_starved", "_turns", "asked", "in_air", "model", "waiting", "width",
+    )  # fmt: skip
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, ready: Count) -> None:
         self.model = model
-        self.turns = Turns()
         self.waiting: dict[LineRun, asyncio.TimerHandle] = {}  # lines to be tried again
         self.in_air = 0
         self.asked = 0  # lines at the gate
-        self.until = 0.0  # monotonic; nothing is asked before
-        self.landing = False  # what is waited for may come with a line that lands
         self.width = WIDEST
-        self.starved: dict[str, float] = {}  # batch that a budget holds up -> since when (monotonic)
-        self.fed = 0.0
+        self._ready = ready
+        self._turns = Turns()
+        self._rest: asyncio.TimerHandle | None = None  # nothing is asked until it ends
+        self._landing = False  # what is waited for may come with a line that lands
+        self._starved: dict[str, _Starved] = {}
+        self._fed = 0.0
+
+    @property
+    def ready(self) -> int:
+        """Lines that wait for their turn, those of batches that a budget holds up too."""
+        return len(self._turns)
 
     @property
     def limited(self) -> bool:
@@ -43,40 +84,112 @@ class Lane:
     @property
     def here(self) -> int:
         """Lines that are here, wherever."""
-        return len(self.turns) + self.asked + self.in_air + len(self.waiting)
+        return self.ready + self.asked + self.in_air + len(self.waiting)
 
-    def may_ask(self, now: float) -> bool:
+    @property
+    def load(self) -> int:
+        """Places that it has."""
+        return self.in_air + self.asked
+
+    @property
+    def may_ask(self) -> bool:
         """Whether a line of it may be asked for now."""
-        return self.asked < self.width and self.until <= now and len(self.turns) > 0
+        return self._rest is None and self.asked < self.width and self.ready > 0
 
-    def learn(self, reply: Reply, admitted: int) -> float:
-        """Take the gate's answer to heart; return in how many seconds to ask again (0: at once)."""
-        self.landing = False
+    def add(self, shard: ShardRun) -> None:
+        """Take in a shard's lines."""
+        self._turns.add(shard)
+        self._ready.lines += len(shard.open_lines)
+
+    def pop(self) -> LineRun | None:
+        """Take out the line whose turn it is; None when all that are ready wait for a budget."""
+        run = self._turns.pop()
+        self._ready.lines -= run is not None
+        return run
+
+    def push_back(self, run: LineRun, *, was_sent: bool) -> None:
+        """Put a line first of its batch again; of several, the last one first."""
+        self._turns.push_back(run, was_sent=was_sent)
+        self._ready.lines += 1
+
+    def withdraw(self, shard: ShardRun) -> list[LineRun]:
+        """Take out a shard's lines that are neither in the air nor at the gate."""
+        withdrawn = self._turns.withdraw(shard)
+        self._ready.lines -= len(withdrawn)
+        for run in [run for run in self.waiting if run.shard is shard]:
+            self.waiting.pop(run).cancel()
+            withdrawn.append(run)
+        batch_id = shard.claim.batch_id
+        if batch_id in self._starved and batch_id not in self._turns.batches():
+            self.sated(batch_id)
+        return withdrawn
+
+    def learn(self, reply: Reply, admitted: int, wake: Wake) -> None:
+        """Take the gate's answer to heart: ask for fewer lines, and not before it is of use."""
+        self._end_rest()
         if reply.why in _AT_ONCE:
             if reply.why is Why.NOTHING:
                 self.width = min(WIDEST, 2 * self.width)
-            self.until = 0.0
-            return 0.0
+            return
         self.width = max(1, min(self.width, 2 * admitted))
-        self.landing = reply.wait == NEVER
+        self._landing = reply.wait == NEVER
         wait = _UNKNOWN_WAIT if reply.wait == NEVER else min(_LONGEST_BLOCK, reply.wait / 1000)
-        self.until = time.monotonic() + wait
-        return wait
+        self._rest = asyncio.get_running_loop().call_later(wait, self._rested, wake)
 
-    def starve(self, batch_id: str) -> float:
-        """Note that a budget holds up a batch; return for how many seconds it has."""
+    def starve(self, batch_id: str, wake: Wake) -> float:
+        """Let a batch that a budget holds up wait for a moment; return for how many seconds it is held up."""
         now = time.monotonic()
-        return now - self.starved.setdefault(batch_id, now)
+        starved = self._starved.setdefault(batch_id, _Starved(now))
+        starved.stop()
+        self._turns.block(batch_id, now + _STARVED_LOOK + _STARVED_SLACK)
+        starved.timer = asyncio.get_running_loop().call_later(_STARVED_LOOK, self._look_again, batch_id, wake)
+        return now - starved.since
 
-    def feed(self, *, landed: bool) -> None:
-        """Let what waited for places or money be asked for again: some came back. `landed`: of this lane's own."""
-        if landed and self.landing:
-            self.until = 0.0
+    def sated(self, batch_id: str) -> None:
+        """Note that no budget holds the batch up, or that it is not here any more."""
+        starved = self._starved.pop(batch_id, None)
+        if starved is not None:
+            starved.stop()
+            self._turns.block(batch_id, 0.0)
+
+    def landed(self) -> None:
+        """Note that a line came back and is settled: if places were waited for, there may be one."""
+        if self._landing:
+            self._end_rest()
+
+    def feed(self) -> None:
+        """Let batches that a budget holds up ask again: some money came back."""
         now = time.monotonic()
-        if self.starved and now - self.fed > _FEED_EVERY:
-            self.fed = now
-            for batch_id in self.starved:
-                self.turns.block(batch_id, 0.0)
+        if not self._starved or now - self._fed < _FEED_EVERY:
+            return
+        self._fed = now
+        for batch_id, starved in self._starved.items():
+            starved.stop()
+            self._turns.block(batch_id, 0.0)
+
+    def known(self) -> list[str] | None:
+        """Return the batches here when one that is not among them is welcome; None when none is.
+
+        A lane whose rules let little through takes few lines in; but no batch may wait behind another's backlog.
+        """
+        if not self.limited and not self._starved:
+            return None
+        batches = self._turns.batches()
+        return sorted(batches) if 0 < len(batches) < _MOST_STRANGERS else None
+
+    def _rested(self, wake: Wake) -> None:
+        self._rest = None
+        wake()
+
+    def _end_rest(self) -> None:
+        self._landing = False
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def _look_again(self, batch_id: str, wake: Wake) -> None:
+        self._turns.block(batch_id, 0.0)
+        wake()
 
 
 class Lanes:
@@ -84,6 +197,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[str, Lane] = {}
+        self._ready = Count()
 
     def __getitem__(self, model: str) -> Lane:
         """The lane of a model that was here before."""
@@ -98,37 +212,30 @@ class Lanes:
 
     def open(self, model: str) -> Lane:
         """The lane of a model."""
-        return self._lanes.setdefault(model, Lane(model))
+        lane = self._lanes.get(model)
+        if lane is None:
+            lane = self._lanes[model] = Lane(model, self._ready)
+        return lane
 
     @property
     def ready(self) -> int:
         """Lines that wait for their turn."""
-        return sum(len(lane.turns) for lane in self._lanes.values())
+        return self._ready.lines
 
-    def next(self, now: float, dry: Collection[str]) -> Lane | None:
-        """The lane with the fewest lines in the air among those that may ask; not one of the `dry`."""
-        best: Lane | None = None
-        for lane in self._lanes.values():
-            if (best is None or lane.in_air + lane.asked < best.in_air + best.asked) and lane.may_ask(now):
-                best = lane if lane.model not in dry else best
-        return best
-
-    def withdraw(self, shard: ShardRun) -> list[LineRun]:
-        """Take a shard's lines that are neither in the air nor at the gate out of their lane."""
-        lane = self._lanes[shard.claim.model]
-        withdrawn = lane.turns.withdraw(shard)
-        for run in [run for run in lane.waiting if run.shard is shard]:
-            lane.waiting.pop(run).cancel()
-            withdrawn.append(run)
-        return withdrawn
-
-    def known(self, model: str) -> list[str] | None:
-        """Return the batches of a lane here, when one that is not among them is welcome; None when none is.
-
-        A lane whose limits let little through takes few lines in; but no batch may wait behind another's backlog.
-        """
-        lane = self._lanes.get(model)
-        if lane is None or not lane.limited:
-            return None
-        batches = lane.turns.batches()
-        return sorted(batches) if 0 < len(batches) < _MOST_STRANGERS else None
+    def take(self, places: int) -> Iterator[tuple[Lane, LineRun]]:
+        """Take out lines for so many places, each of the lane with the fewest of them among those that may ask."""
+        queue = [(lane.load, number, lane) for number, lane in enumerate(self._lanes.values()) if lane.may_ask]
+        heapq.heapify(queue)
+        while queue and places > 0:
+            _, number, lane = queue[0]
+            run = lane.pop()
+            if run is None:
+                heapq.heappop(queue)
+                continue
+            lane.asked += 1
+            places -= 1
+            yield lane, run
+            if lane.may_ask:
+                heapq.heapreplace(queue, (lane.load, number, lane))
+            else:
+                heapq.heappop(queue)

@@ -1,0 +1,150 @@
+"""Lines in the air: a call begins with a hold and ends with exactly one settlement, whatever comes between.
+
+held ──► sent ──► outcome ──► a result to record ─────┐
+                    │   └───► to be tried again ──────┼──► settled, the place is free
+                    └── given up: its fate is unknown ┘
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from batchmill.config.settings import RetrySettings
+from batchmill.openrouter.outcomes import Failure, Outcome, Retry
+from batchmill.store.pauses import Pause
+from batchmill.workers import booking, journey
+from batchmill.workers.line import Hold, LineRun
+from batchmill.workers.places import Lane
+from batchmill.workers.reasons import Reason
+from batchmill.workers.recorder import Recorder
+
+log = structlog.get_logger()
+
+SAID = 2.0
+"""Seconds that a reason stands longer than the wait, until the next one is said."""
+
+Send = Callable[[LineRun], Awaitable[Outcome]]
+Blocked = Callable[[Reason, float], None]
+"""Told why lines of a scope wait, and for how many seconds."""
+Rest = Callable[[str, str, Failure, float | None], Awaitable[Pause]]
+"""Pauses a scope for the fleet: model, scope, the refusal, seconds that it told."""
+
+
+class Ground(Protocol):
+    """Where lines come from and go back to: the dispatcher."""
+
+    def landed(self) -> None:
+        """Take a place back."""
+
+    def wait(self, run: LineRun, lane: Lane, delay: float = 0.0, *, sent: bool = True) -> None:
+        """Have a line sent again after a delay, if it is still to be."""
+
+    def pump(self) -> None:
+        """Have free places filled."""
+
+
+class Flights:
+    """The calls of one process."""
+
+    def __init__(
+        self, send: Send, recorder: Recorder, retry: RetrySettings, ground: Ground, *, on_blocked: Blocked, rest: Rest
+    ) -> None:
+        self._send = send
+        self._recorder = recorder
+        self._retry = retry
+        self._ground = ground
+        self._on_blocked = on_blocked
+        self._rest = rest
+        self._tasks: dict[asyncio.Task[None], tuple[LineRun, Lane]] = {}
+
+    def begin(self, run: LineRun, hold: Hold, lane: Lane) -> None:
+        """Send a line that is held."""
+        run.hold, run.generation, run.noted = hold, None, False
+        lane.in_air += 1
+        self._recorder.sent(run.shard.claim.batch_id)
+        task = asyncio.create_task(self._fly(run, hold, lane))
+        self._tasks[task] = (run, lane)
+        task.add_done_callback(self._over)
+
+    def abandon(self) -> None:
+        """Give up what is in the air; its outcome stays unknown."""
+        for task in self._tasks:
+            task.cancel()
+
+    def note_generations(self) -> None:
+        """Have it kept which generation a call in the air is, where that is known by now."""
+        for run, _ in self._tasks.values():
+            if run.generation is not None and run.hold is not None and not run.noted:
+                run.noted = True
+                self._recorder.note(run.hold.id, run.generation)
+
+    async def _fly(self, run: LineRun, hold: Hold, lane: Lane) -> None:
+        try:
+            outcome = await self._send(run)
+        except Exception as error:
+            log.exception("send.broke", shard=run.shard.claim.reference, line=run.line.index)
+            outcome = journey.broken(error)
+        outcome = booking.priced(outcome, run.shard.terms)
+        settlement = booking.settlement(run, hold, outcome)
+        self._land(run, lane)
+        rest = self._follow(run, lane, outcome)
+        self._recorder.settle(hold.rules, settlement)  # after the result
+        self._ground.pump()
+        if rest is not None:
+            await self._rest_scope(run, lane, rest)
+
+    def _over(self, task: "asyncio.Task[None]") -> None:
+        """See to a call that was given up, also to one that had not begun yet."""
+        run, lane = self._tasks.pop(task)
+        hold = run.hold
+        if hold is None or not task.cancelled():
+            return
+        self._recorder.settle(hold.rules, booking.unknown(run, hold))
+        journey.abandoned(run)
+        self._land(run, lane)
+        self._recorder.back(run.shard.claim.batch_id)
+        self._ground.wait(run, lane)
+        self._ground.pump()
+
+    def _land(self, run: LineRun, lane: Lane) -> None:
+        run.hold = None
+        run.shard.in_air -= 1
+        lane.in_air -= 1
+        self._ground.landed()
+
+    def _follow(self, run: LineRun, lane: Lane, outcome: Outcome) -> journey.RestScope | None:
+        match journey.judge(run, outcome, self._retry):
+            case journey.Settled(result):
+                self._recorder.put(run.shard, result)
+            case journey.TryAgain(failure, delay):
+                self._recorder.back(run.shard.claim.batch_id)
+                self._ground.wait(run, lane, delay)
+                if lane.waiting and not lane.ready and not lane.in_air:
+                    text = f"{lane.model} fails ({failure.code}), trying again"
+                    self._on_blocked(Reason(lane.model, "retry", text), delay + SAID)
+            case journey.RestScope() as rest:
+                self._recorder.back(run.shard.claim.batch_id)
+                return rest
+        return None
+
+    async def _rest_scope(self, run: LineRun, lane: Lane, rest: journey.RestScope) -> None:
+        """Have the fleet pause what the refusal covers; only then the line waits for its turn again."""
+        failure, scope = rest.failure, journey.scope_of(lane.model, rest.failure)
+        run.shard.in_air += 1  # still ours: the shard must not end meanwhile
+        try:
+            pause = await self._rest(lane.model, scope, failure, rest.delay)
+        finally:
+            run.shard.in_air -= 1
+            self._ground.wait(run, lane)
+            self._ground.pump()
+        self._on_blocked(Reason(scope, "pause", _refusal(scope, failure)), pause.seconds)
+        if pause.begun:
+            seconds = round(pause.seconds, 1)
+            log.warning("scope.rests", scope=scope, seconds=seconds, code=failure.code, status=failure.status)
+
+
+def _refusal(scope: str, failure: Failure) -> str:
+    what = "the upstream refuses the account" if failure.retry is Retry.ACCOUNT else f"limit of {scope}"
+    return f"{what}: {failure.message}"
