@@ -13,6 +13,8 @@ from batchmill.config.settings import Settings, load
 from batchmill.store.connection import connect
 from batchmill.store.embedded import EmbeddedServer
 
+from .gate_helpers import Clock, control_time
+
 PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
 """Keys that live for ever, as `store/keys.py` says; small and bounded."""
 
@@ -53,6 +55,15 @@ async def real_redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
     await check_leaks(client)
     await client.flushall()
     await client.aclose()
+
+
+@pytest.fixture
+async def clock(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time that the scripts of the gate see, standing still until a test moves it."""
+    control_time(monkeypatch)
+    clock = Clock(redis)
+    await clock.set(clock.now)
+    return clock
 
 
 async def check_leaks(client: Redis) -> None:
