@@ -83,16 +83,16 @@ for i = 1, budget_count do
   at = at + 3
 end
 
--- the buckets as they are now
-local limits = {}
+-- the buckets as they are now; what is reserved has a stamp that is later than all that were
+local limits, stamp = {}, now
 for i = 1, limit_count do
   local key = of(budget_count + i)
-  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'slot',
-    'peak')
+  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'stamp',
+    'peaks')
   local limit = {
     key = key, rate = tonumber(ARGV[at]), token_rate = tonumber(ARGV[at + 2]), a_day = tonumber(ARGV[at + 4]),
     most = tonumber(ARGV[at + 5]), touched = tonumber(told[3] or now), today = math.floor(now / DAY),
-    in_air = tonumber(told[6] or 0), slot = told[7], highest = told[8], new = not told[3],
+    in_air = tonumber(told[6] or 0), peaks = told[8], new = not told[3],
   }
   limit.count = tonumber(told[4]) == limit.today and tonumber(told[5]) or 0
   if limit.rate then limit.requests = refilled(told[1], limit.touched, now, limit.rate, tonumber(ARGV[at + 1])) end
@@ -100,6 +100,7 @@ for i = 1, limit_count do
     limit.full = tonumber(ARGV[at + 3]) * UNIT
     limit.tokens = refilled(told[2], limit.touched, now, limit.token_rate, tonumber(ARGV[at + 3]))
     limit.peak = limit.tokens
+    stamp = math.max(stamp, tonumber(told[7] or 0) + 1)
   end
   limits[i] = limit
   at = at + 6
@@ -123,7 +124,6 @@ end
 local looked, why, which, wait = 0, '', 0, 0
 local skipped, admitted, held, fresh = {}, 0, 0, {}
 local mark = state == 'half' and ':p' or ':'
-local slot = math.floor(now / SLOT_MS)
 for i = at, #ARGV, 3 do
   local bound, tokens = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   if places and admitted >= places then why, wait = narrow, -1 break end
@@ -143,7 +143,7 @@ for i = at, #ARGV, 3 do
       if limit.token_rate then limit.tokens = limit.tokens - tokens * UNIT end
     end
     admitted, held = admitted + 1, held + bound
-    put(fresh, ARGV[i], rules .. ':' .. ARGV[i + 1] .. ':' .. ARGV[i + 2] .. ':' .. slot .. mark)
+    put(fresh, ARGV[i], rules .. ':' .. ARGV[i + 1] .. ':' .. ARGV[i + 2] .. ':' .. stamp .. mark)
   end
   looked = looked + 1
 end
@@ -189,7 +189,10 @@ for _, limit in ipairs(limits) do
   if limit.rate then put(changes, 'requests', limit.requests) end
   if limit.token_rate then
     put(changes, 'tokens', limit.tokens)
-    note_peaks(changes, limit.slot, limit.highest, now, limit.peak)
+    local peaks = read_peaks(limit.peaks)
+    note_peak(peaks, stamp, limit.peak, limit.full)
+    put(changes, 'stamp', stamp)
+    put(changes, 'peaks', write_peaks(peaks))
   end
   redis.call('HSET', limit.key, unpack(changes))
   if limit.new or hour ~= math.floor(limit.touched / HOUR) then

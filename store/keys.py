@@ -196,7 +196,7 @@ def suspects(upstream: str) -> str:
 
 
 def closed(upstream: str) -> str:
-    """Hash: hold id -> what a suspect was closed with, `spent:debt`. Expires in a month. By reconciliation and release."""
+    """Hash: hold id -> what a suspect was closed with (`spent:debt`). Expires in a month. By close and release."""
     return f"{_gate(upstream)}closed"
 
 

@@ -30,7 +30,7 @@ end
 local sums = { spent = 0, held = 0, suspect = 0, debt = 0 }
 local breaches, late, landed, probed, good, bad, slow = 0, 0, 0, 0, 0, 0, 0
 local probes_good, probes_bad = 0, 0
-local gone, returned, oldest = {}, {}, nil -- tokens that were not used, by the slot in which they were reserved
+local gone, returned, stamps = {}, {}, {} -- tokens that were not used, by the stamp under which they were reserved
 
 local function book(cost, reserved)
   local within = math.min(cost, reserved)
@@ -58,8 +58,8 @@ local function name_generation(id, known, generation)
 end
 
 local function settle_hold(id, hold, used, outcome)
-  local bound, tokens, slot, probe = string.match(hold, '^%d+:(%d+):(%d+):(%d+):(p?)$')
-  bound, slot = tonumber(bound), tonumber(slot)
+  local bound, tokens, stamp, probe = string.match(hold, '^%d+:(%d+):(%d+):(%d+):(p?)$')
+  bound, stamp = tonumber(bound), tonumber(stamp)
   landed = landed + 1
   gone[#gone + 1] = id
   gone[#gone + 1] = 'g' .. id
@@ -69,8 +69,8 @@ local function settle_hold(id, hold, used, outcome)
     if outcome == 's' then probes_good = probes_good + 1 elseif outcome == 'f' then probes_bad = probes_bad + 1 end
   end
   if used ~= '' then
-    returned[slot] = (returned[slot] or 0) + tonumber(tokens) - tonumber(used)
-    oldest = math.min(oldest or slot, slot)
+    if not returned[stamp] then stamps[#stamps + 1] = stamp end
+    returned[stamp] = (returned[stamp] or 0) + tonumber(tokens) - tonumber(used)
   end
   return bound
 end
@@ -118,6 +118,7 @@ for i = at, #ARGV, 7 do
   if ARGV[i + 5] == '1' then slow = slow + 1 end
 end
 
+table.sort(stamps)
 if #gone > 0 then redis.call('HDEL', holds, unpack(gone)) end
 for i = 1, budget_count do
   local gone_window = late > 0 and redis.call('EXISTS', KEYS[5 + i]) == 0 -- expired, or the books were emptied
@@ -131,36 +132,32 @@ if late > 0 then redis.call('HINCRBY', books, 'late', late) end
 
 -- Give tokens back to a bucket: `above` is by how much the level would have been higher, carried over every peak since.
 local function give_back(key, rate, capacity)
-  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'slot', 'peak')
+  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'peaks')
   if not told[1] then return end
-  local changes, touched = {}, tonumber(told[2])
+  local touched, peaks, above, over, i = tonumber(told[2]), {}, 0, 0, 1
   local level = refilled(told[1], touched, now, rate, capacity)
-  if math.floor(touched / HOUR) ~= math.floor(now / HOUR) then redis.call('EXPIRE', key, 172800) end
-  local this, peak = note_peaks(changes, told[3], told[4], now, level)
-  local first, above, over, names = math.max(oldest, this - SLOTS + 1), 0, 0, {}
-  redis.call('HSET', key, unpack(changes))
-  for slot = first, this - 1 do names[#names + 1] = 'p' .. slot % SLOTS end
-  local peaks = #names > 0 and redis.call('HMGET', key, unpack(names)) or {}
-  peaks[#names + 1] = peak
-  changes = {}
-  for slot = first, this do
-    local unused = (returned[slot] or 0) * UNIT
-    if unused < 0 then over = over - unused else above = above + unused end
-    if above > 0 then
-      local reached = tonumber(peaks[slot - first + 1] or 0)
-      above = math.max(0, math.min(above, full - reached))
-      put(changes, names[slot - first + 1] or 'peak', reached + above)
+  local function carry(before)
+    while stamps[i] and stamps[i] < before do
+      local unused = returned[stamps[i]] * UNIT
+      if unused < 0 then over = over - unused else above = above + unused end
+      i = i + 1
     end
   end
-  put(changes, 'tokens', math.min(full, level + above) - over)
-  put(changes, 'at', math.max(now, touched))
-  redis.call('HSET', key, unpack(changes))
+  for _, peak in ipairs(read_peaks(told[3])) do
+    carry(peak[1])
+    above = math.max(0, math.min(above, full - peak[2]))
+    note_peak(peaks, peak[1], peak[2] + above, full)
+  end
+  carry(math.huge)
+  level = level + math.max(0, math.min(above, full - level)) - over
+  redis.call('HSET', key, 'tokens', level, 'at', math.max(now, touched), 'peaks', write_peaks(peaks))
+  if math.floor(touched / HOUR) ~= math.floor(now / HOUR) then redis.call('EXPIRE', key, 172800) end
 end
 
 for i = 1, limit_count do
   local key, rate, capacity = KEYS[5 + budget_count + i], tonumber(ARGV[11 + 2 * i]), tonumber(ARGV[12 + 2 * i])
   if landed > 0 then less(key, 'in_air', landed) end
-  if rate and oldest then give_back(key, rate, capacity) end
+  if rate and #stamps > 0 then give_back(key, rate, capacity) end
 end
 if landed > 0 then less(model, 'in_air', landed) end
 if probed > 0 then less(model, 'probing', probed) end
