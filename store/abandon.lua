@@ -34,7 +34,7 @@ for i = 6, #ARGV do
 end
 if moved == 0 then return 0 end
 for i = 1, budget_count do
-  if redis.call('EXISTS', windows[i]) == 1 then -- books of long ago expire
+  if amount > 0 and redis.call('EXISTS', windows[i]) == 1 then -- books of long ago expire
     redis.call('HINCRBY', windows[i], 'held', string.format('%.0f', -amount))
     redis.call('HINCRBY', windows[i], 'suspect', string.format('%.0f', amount))
   end
