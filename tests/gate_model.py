@@ -1,12 +1,20 @@
 """The gate in plain Python: budgets, holds and buckets as they must be, for the machine in `test_gate_machine.py`."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import msgspec
+from redis.asyncio import Redis
+
 from batchmill.config.policy import Limit
+from batchmill.store import keys
 from batchmill.store.rules import BudgetRule, Rules
 from batchmill.store.suspects import Suspect
 
 from .gate_helpers import DAY, Held, Sums
+from .store_helpers import UPSTREAM
+
+Hashes = dict[str, dict[str, str]]
 
 UNIT = 60_000
 
@@ -215,3 +223,45 @@ class Model:
     def at(self, place: str) -> set[str]:
         """Return the holds at a place; what was closed without money is nowhere."""
         return {name for name, hold in self.holds.items() if hold.place == place}
+
+
+async def check_books(redis: Redis, model: Model, owners: Collection[str], models: Collection[str]) -> None:
+    """Compare all that is in Redis with the model."""
+    holds = [keys.holds(UPSTREAM, owner) for owner in {*owners, *(hold.owner for hold in model.holds.values())}]
+    wanted = [*holds, *model.windows, *model.buckets, *(keys.model(UPSTREAM, name) for name in models)]
+    wanted += [make(UPSTREAM) for make in (keys.books, keys.suspects, keys.closed)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in wanted:
+            pipe.execute_command("HGETALL", key)
+        found = await pipe.execute()
+    books = {
+        key: {name.decode(): value.decode() for name, value in pairs.items()}
+        for key, pairs in zip(wanted, found, strict=True)
+    }
+    _check_money(books, model)
+    held = {name for key in holds for name in books[key] if name.startswith("batch_")}
+    _check_holds(books, model, held)
+    for name in models:
+        in_air = sum(hold.place == "held" and hold.held.rules.model == name for hold in model.holds.values())
+        assert int(books[keys.model(UPSTREAM, name)].get("in_air", 0)) == in_air
+    for key, bucket in model.buckets.items():
+        assert int(books[key].get("in_air", 0)) == bucket.in_air()
+        bucket.check_rates()
+
+
+def _check_money(books: Hashes, model: Model) -> None:
+    for key, window in model.windows.items():
+        assert Sums(*(int(books[key].get(name, 0)) for name in Sums._fields)) == window.sums
+        assert min(window.sums) >= 0
+        assert window.promised <= window.ceiling
+        window.ceiling = max(window.limit, min(window.ceiling, window.promised))
+    assert int(books[keys.books(UPSTREAM)].get("bound_breaches", 0)) == model.breaches
+
+
+def _check_holds(books: Hashes, model: Model, held: set[str]) -> None:
+    assert held == model.at("held")
+    found = books[keys.suspects(UPSTREAM)]
+    assert set(found) == model.at("suspect")
+    for name, entry in found.items():
+        assert int(msgspec.json.decode(entry)["amount"]) == model.holds[name].held.bound
+    assert set(books[keys.closed(UPSTREAM)]) == {name for name in model.at("closed") if model.holds[name].held.bound}
