@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 import msgspec
 import psutil
-from bare import KEY, body
+from bare import KEY, body, peak_mb
 
 from batchmill.config.settings import LogSettings, Settings, WorkerSettings, load
 from batchmill.openrouter.simulator import CallRecord
@@ -149,11 +149,6 @@ async def batchmill(store: Store, settings: Settings, upstream: Upstream, calls:
             "trips_beyond": (trips - 4 * shards) / calls,
             "server_ms": 1000 * server_cpu / calls,
         }
-
-
-def peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 async def enqueue(store: Store, settings: Settings, count: int) -> Report:

@@ -18,7 +18,10 @@ from batchmill.store.model import BatchState, BatchStatus
 _REFRESH = 0.5  # seconds
 _PLAIN_REFRESH = 5.0
 _UNBOUNDED = 240  # columns, where no terminal sets a width
-_ID_WIDTH = 34
+_GAP = 2  # columns of the screen between those of the table
+_SOURCE_WIDTH = 12  # what a path needs at least
+_NUMBERS = ("progress", "ok", "failed", "cost")
+_GIVEN_UP = ("source", "created", "cost", "ok", "failed", "progress")  # in this order, where the screen is narrow
 _STYLES = {
     BatchState.COMPLETED: "green",
     BatchState.IN_PROGRESS: "cyan",
@@ -81,32 +84,47 @@ class View:
     def _picture(self, found: list[BatchStatus]) -> RenderableType:
         if self._batch_id:
             return _details(found[0])
-        return _table(found) if found else Text("no batches yet; `batchmill run INPUT` makes one")
-
-
-def _table(found: list[BatchStatus]) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("batch", min_width=_ID_WIDTH, no_wrap=True)  # whole, so that it can be pasted
-    table.add_column("status", no_wrap=True)
-    table.add_column("progress", justify="right", no_wrap=True)
-    table.add_column("ok", justify="right", no_wrap=True)
-    table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
-    table.add_column("created", no_wrap=True)
-    table.add_column("source", no_wrap=True, overflow="ellipsis")
-    for status in found:
-        failed = status.total - status.succeeded if status.state.terminal else status.done - status.succeeded
-        table.add_row(
-            status.id,
-            Text(status.state.value, style=_STYLES.get(status.state, "")),
-            f"{share(status.done, status.total)} of {status.total:,}",
-            f"{status.succeeded:,}",
-            f"{failed:,}",
-            money(status.cost),
-            moment(status.created_at),
-            Text(status.source or ""),
+        return (
+            table_of(found, self._console.width) if found else Text("no batches yet; `batchmill run INPUT` makes one")
         )
+
+
+def table_of(found: list[BatchStatus], width: int) -> RenderableType:
+    """Return a table of batches; on a narrow screen with fewer columns, for a number that is cut off is a wrong one."""
+    rows = [_cells(status) for status in found]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    widths["source"] = min(widths["source"], _SOURCE_WIDTH)
+    shown = _fitting(widths, width)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in shown:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True, min_width=widths[name])
+    for status, row in zip(found, rows, strict=True):
+        styles = {"status": _STYLES.get(status.state, "")}
+        table.add_row(*(Text(row[name], style=styles.get(name, "")) for name in shown))
     return table
+
+
+def _cells(status: BatchStatus) -> dict[str, str]:
+    failed = status.total - status.succeeded if status.state.terminal else status.done - status.succeeded
+    return {
+        "batch": status.id,
+        "status": status.state.value,
+        "progress": f"{share(status.done, status.total)} of {status.total:,}",
+        "ok": f"{status.succeeded:,}",
+        "failed": f"{failed:,}",
+        "cost": money(status.cost),
+        "created": moment(status.created_at),
+        "source": status.source or "",
+    }
+
+
+def _fitting(widths: dict[str, int], width: int) -> list[str]:
+    shown = list(widths)
+    for name in _GIVEN_UP:
+        if sum(widths[one] for one in shown) + _GAP * (len(shown) - 1) <= width:
+            break
+        shown.remove(name)
+    return shown
 
 
 def _details(status: BatchStatus) -> RenderableType:

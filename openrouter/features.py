@@ -1,6 +1,6 @@
 """What a request body asks for, as far as it decides what a call can cost. Pure; nothing of the content is kept.
 
-Every line passes here, so a body of text and limits alone must be cheap: its messages are skipped over, not read.
+Every line passes here, so a body of text and common settings must be cheap: it is read by a type of its own.
 """
 
 import re
@@ -76,6 +76,34 @@ class _Message(msgspec.Struct):
     cache_control: msgspec.Raw = _ABSENT
 
 
+class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True):
+    role: str = ""
+    content: str | None = None
+    name: msgspec.Raw = _ABSENT
+
+
+class _PlainBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A body of text, whose other settings change no price: what nearly every line is."""
+
+    model: str | None = None
+    messages: list[_PlainMessage] = []
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: msgspec.Raw = _ABSENT
+    top_p: msgspec.Raw = _ABSENT
+    top_k: msgspec.Raw = _ABSENT
+    seed: msgspec.Raw = _ABSENT
+    stop: msgspec.Raw = _ABSENT
+    stream: msgspec.Raw = _ABSENT
+    frequency_penalty: msgspec.Raw = _ABSENT
+    presence_penalty: msgspec.Raw = _ABSENT
+    response_format: msgspec.Raw = _ABSENT
+    reasoning: msgspec.Raw = _ABSENT
+    reasoning_effort: msgspec.Raw = _ABSENT
+    metadata: msgspec.Raw = _ABSENT
+    user: msgspec.Raw = _ABSENT
+
+
 class _Tool(msgspec.Struct):
     type: str = "function"
 
@@ -101,6 +129,7 @@ class _Inputs(msgspec.Struct):
     caches: bool = False
 
 
+_decode_plain = msgspec.json.Decoder(_PlainBody).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
 _decode_images = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -117,6 +146,14 @@ _NO_LIMITS = (
 def read_body(body: bytes) -> Reading:
     """Return what a body, a JSON object, asks for."""
     try:
+        plain = _decode_plain(body)
+    except UNREADABLE:
+        return _read_any(body)
+    return Reading(len(body), _limit(plain), unbounded=_dear_model(plain.model or ""))
+
+
+def _read_any(body: bytes) -> Reading:
+    try:
         return _read(body, _decode_body(body))
     except UNREADABLE:
         return Reading(len(body), unbounded=Unbounded(None, "a setting is of a type that no upstream takes"))
@@ -125,12 +162,9 @@ def read_body(body: bytes) -> Reading:
 def _read(body: bytes, asked: _Body) -> Reading:
     tools = not _is_empty(asked.tools)
     inputs = _inputs_of(asked.messages)
-    limit, other = asked.max_tokens, asked.max_completion_tokens
-    if limit is None or (other is not None and other > limit):
-        limit = other
     return Reading(
         len(body),
-        limit,
+        _limit(asked),
         1 if asked.n is None else max(1, asked.n),
         tools or not _is_empty(asked.functions),
         inputs.images + inputs.others + inputs.files + inputs.unknown > 0,
@@ -138,6 +172,14 @@ def _read(body: bytes, asked: _Body) -> Reading:
         inputs.caches or _asks_for_caching(asked) or ((tools or inputs.parts > 0) and _mentions_caching(body)),
         _unbounded(asked, inputs),
     )
+
+
+def _limit(asked: _Body | _PlainBody) -> int | None:
+    """Return the larger of the two limits, for nobody knows which one an upstream heeds."""
+    limit, other = asked.max_tokens, asked.max_completion_tokens
+    if limit is None or (other is not None and other > limit):
+        return other
+    return limit
 
 
 def _unbounded(asked: _Body, inputs: _Inputs) -> Unbounded | None:

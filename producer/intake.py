@@ -8,10 +8,11 @@ iterable) is spooled to a temporary file first.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -69,8 +70,7 @@ class Submission(msgspec.Struct, frozen=True):
     max_cost: int | None = None
 
 
-_Read = tuple[Request | BadLine, Priced | BadLine]
-"""A line as it was handed in, which is what makes the content; and as it will run, or why it can't."""
+_Judged = TypeVar("_Judged")
 
 
 async def survey(path: Path, options: InputOptions, upstream: str, pricer: Pricer, *, skip_invalid: bool) -> Survey:
@@ -82,10 +82,9 @@ async def survey(path: Path, options: InputOptions, upstream: str, pricer: Price
     fatal = False
     with path.open("rb") as file:
         lines = read(file, options)
-        while chunk := await asyncio.to_thread(_take, lines, pricer):
-            content.take(chunk)
-            for _, line in chunk:
-                if isinstance(line, Priced):
+        while chunk := await asyncio.to_thread(_take, lines, content, pricer.check):
+            for line in chunk:
+                if isinstance(line, Request):
                     models[line.model] += 1
                 else:
                     fatal = fatal or line.number is None
@@ -102,8 +101,8 @@ class _Content:
         self._hash = blake2b(digest_size=16, person=b"batchmill")
         self._hash.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
 
-    def take(self, lines: list[_Read]) -> None:
-        self._hash.update(b"".join([_encode(line) for line, _ in lines]))
+    def take(self, lines: list[Request | BadLine]) -> None:
+        self._hash.update(b"".join([_encode(line) for line in lines]))
 
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -198,9 +197,8 @@ async def _stage(
 
     with path.open("rb") as file:
         lines = read(file, options)
-        while chunk := await asyncio.to_thread(_take, lines, pricer):
-            content.take(chunk)
-            for _, line in chunk:
+        while chunk := await asyncio.to_thread(_take, lines, content, pricer.price):
+            for line in chunk:
                 if isinstance(line, Priced):
                     buffers.add(line.model, Line(index, line.custom_id, line.body, line.bound, line.tokens))
                     if buffers.full(line.model, sizes.get(line.model, 1)):
@@ -242,18 +240,19 @@ class _Buffers:
         return list(self._lines)
 
 
-def _take(lines: Iterable[Request | BadLine], pricer: Pricer) -> list[_Read]:
-    taken: list[_Read] = []
+def _take(
+    lines: Iterable[Request | BadLine], content: _Content, judge: Callable[[Request], _Judged | BadLine]
+) -> list[_Judged | BadLine]:
+    """Return the next lines as they are judged. The content is what was handed in, whatever becomes of it."""
+    taken: list[Request | BadLine] = []
     size = 0
     for line in islice(lines, _CHUNK):
-        if not isinstance(line, Request):
-            taken.append((line, line))
-            continue
-        taken.append((line, pricer.price(line)))
-        size += len(line.body)
+        taken.append(line)
+        size += len(line.body) if isinstance(line, Request) else 0
         if size >= _CHUNK_BYTES:
             break
-    return taken
+    content.take(taken)
+    return [judge(line) if isinstance(line, Request) else line for line in taken]
 
 
 def _refused(bad: BadLine, index: int) -> Result:

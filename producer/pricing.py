@@ -76,6 +76,14 @@ class Pricer:
         self._strict = strict
         self._tariffs: dict[str, _Tariff] = {}
 
+    def check(self, request: Request) -> Request | BadLine:
+        """Return the line when it can be run, else why not; as cheaply as that can be told."""
+        tariff = self._tariff(request.model)
+        if tariff.narrowest is None and tariff.ceiling is not None:
+            return request
+        priced = self.price(request)
+        return priced if isinstance(priced, BadLine) else request
+
     def price(self, request: Request) -> Priced | BadLine:
         """Return the line with its bound, or why it can't be run."""
         tariff = self._tariff(request.model)

@@ -23,7 +23,7 @@ for i = 6, #ARGV do
     local batch, index = string.match(id, '^([^.]*)%.(%d+)')
     if bound ~= '0' then
       redis.call('HSET', suspects, id, cjson.encode({
-        amount = tonumber(bound), batch = batch or '', index = tonumber(index or 0), model = ARGV[5],
+        amount = bound, batch = batch or '', index = tonumber(index or 0), model = ARGV[5],
         generation = redis.call('HGET', holds, 'g' .. id) or '', at = now, budgets = windows,
       }))
     end
@@ -34,10 +34,17 @@ for i = 6, #ARGV do
 end
 if moved == 0 then return 0 end
 for i = 1, budget_count do
-  redis.call('HINCRBY', windows[i], 'held', string.format('%.0f', -amount))
-  redis.call('HINCRBY', windows[i], 'suspect', string.format('%.0f', amount))
+  if amount > 0 and redis.call('EXISTS', windows[i]) == 1 then -- books of long ago expire
+    redis.call('HINCRBY', windows[i], 'held', string.format('%.0f', -amount))
+    redis.call('HINCRBY', windows[i], 'suspect', string.format('%.0f', amount))
+  end
 end
-for i = 1, limit_count do redis.call('HINCRBY', KEYS[4 + budget_count + i], 'in_air', -moved) end
-redis.call('HINCRBY', model, 'in_air', -moved)
-if probed > 0 then redis.call('HINCRBY', model, 'probing', -probed) end
+
+local function less(key, field, by)
+  if redis.call('HINCRBY', key, field, -by) < 0 then redis.call('HDEL', key, field) end -- it had expired meanwhile
+end
+
+for i = 1, limit_count do less(KEYS[4 + budget_count + i], 'in_air', moved) end
+less(model, 'in_air', moved)
+if probed > 0 then less(model, 'probing', probed) end
 return moved

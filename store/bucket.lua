@@ -3,8 +3,10 @@
 --
 -- What a line did not use of its tokens comes back as if it had never been reserved. That may not lift the bucket
 -- above what it would hold had it been so: where it was full meanwhile, refill was lost, and stays lost. So a bucket
--- remembers the peaks of its level for a while, in slots of time, and a return is cut by every peak that it passes.
-local UNIT, SLOT_MS, SLOTS = 60000, 4000, 64
+-- remembers the peaks of its level: { stamp, level } says that the level had grown to that before the reservations
+-- under the stamp were made. What is returned of older reservations is cut by the peak. A peak that a later one
+-- reaches tells nothing any more, so levels fall from peak to peak.
+local UNIT, GRAIN = 60000, 32
 
 local function whole(number) return string.format('%.0f', number) end
 
@@ -19,20 +21,28 @@ local function refilled(level, at, now, rate, capacity)
   return math.min(capacity * UNIT, tonumber(level) + math.max(0, now - at) * rate)
 end
 
--- Note that the level has grown to `level` since slot `last`, whose peak was `peak`. The peak of the slot that is now
--- stands in `peak`, those of the slots before in `p0` to `p63`. Returns the slot and its peak.
-local function note_peaks(changes, last, peak, now, level)
-  local slot = math.floor(now / SLOT_MS)
-  last = tonumber(last) or slot
-  if last >= slot then -- also for a clock that went back
-    peak = math.max(tonumber(peak) or level, level)
-    slot = last
-  else
-    put(changes, 'p' .. last % SLOTS, math.max(tonumber(peak) or level, level))
-    for passed = math.max(last + 1, slot - SLOTS + 1), slot - 1 do put(changes, 'p' .. passed % SLOTS, level) end
-    peak = level
+local function read_peaks(text)
+  local peaks = {}
+  for stamp, level in string.gmatch(text or '', '(%d+):(-?%d+);') do
+    peaks[#peaks + 1] = { tonumber(stamp), tonumber(level) }
   end
-  put(changes, 'slot', slot)
-  put(changes, 'peak', peak)
-  return slot, peak
+  return peaks
+end
+
+-- Note a peak that is later than all others. One that is hardly lower than the last is taken for as high, which cuts a
+-- little more than it must, and keeps them few.
+local function note_peak(peaks, stamp, level, full)
+  while #peaks > 0 and peaks[#peaks][2] <= level do peaks[#peaks] = nil end
+  local last = peaks[#peaks]
+  if last and (last[2] - level) * GRAIN < full then
+    last[1] = stamp
+  else
+    peaks[#peaks + 1] = { stamp, level }
+  end
+end
+
+local function write_peaks(peaks)
+  local parts = {}
+  for i, peak in ipairs(peaks) do parts[i] = string.format('%.0f:%.0f;', peak[1], peak[2]) end
+  return table.concat(parts)
 end

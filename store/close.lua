@@ -11,13 +11,16 @@ if #known.budgets ~= #KEYS - 2 then return 0 end
 for i = 1, #known.budgets do
   if known.budgets[i] ~= KEYS[2 + i] then return 0 end
 end
-local within = math.min(cost, known.amount)
+local amount = tonumber(known.amount)
+local within = math.min(cost, amount)
 for i = 3, #KEYS do
-  redis.call('HINCRBY', KEYS[i], 'suspect', string.format('%.0f', -known.amount))
-  redis.call('HINCRBY', KEYS[i], 'spent', string.format('%.0f', within))
-  if cost > within then redis.call('HINCRBY', KEYS[i], 'debt', string.format('%.0f', cost - within)) end
+  if redis.call('EXISTS', KEYS[i]) == 1 then -- books of long ago expire
+    redis.call('HINCRBY', KEYS[i], 'suspect', string.format('%.0f', -amount))
+    redis.call('HINCRBY', KEYS[i], 'spent', string.format('%.0f', within))
+    if cost > within then redis.call('HINCRBY', KEYS[i], 'debt', string.format('%.0f', cost - within)) end
+  end
 end
 redis.call('HDEL', suspects, id)
-redis.call('HSET', closed, id, string.format('%.0f', cost)) -- a late settlement books the difference only
+redis.call('HSET', closed, id, string.format('%.0f:%.0f', within, cost - within)) -- a late settlement corrects it
 redis.call('EXPIRE', closed, 2592000)
 return 1

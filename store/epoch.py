@@ -39,9 +39,7 @@ async def tend(redis: Redis, caller: Caller, seen: Seen) -> Sign:
     """Renew the caller's lease on its holds, and look whether the books are the ones that it knows."""
     known = (seen.books, seen.epoch, secrets.token_hex(8))
     arguments: list[Argument] = [caller.owner, round(caller.lease * 1000), *known, _TICK_MS]
-    upstream = caller.upstream
-    names = [keys.books(upstream), keys.owners(upstream), keys.holds(upstream, caller.owner)]
-    books, epoch, alarm = await _tend(redis, names, arguments)
+    books, epoch, alarm = await _tend(redis, [keys.books(caller.upstream), keys.owners(caller.upstream)], arguments)
     if alarm:
         return Sign(seen, alarm.decode())
     return Sign(Seen(books.decode(), max(0, int(epoch) - 1)), "")

@@ -12,7 +12,8 @@
 -- Returns { lines looked at from the front, why it ended there, which scope, budget or limit (from 1), ms to wait
 -- (-1 = nobody knows), now (ms), then the places (from 1) of lines before that which no budget has room for }.
 -- why: '' all looked at | alarm | policy | window | pause | breaker | share | limit | budget (all that were left)
--- Repeated with the same numbers, it says the same again and does nothing.
+-- Repeated with the same numbers, it says the same again and does nothing. A call that arrives after one with a higher
+-- number was repeated long ago, on another connection: it holds nothing, for nobody waits for its answer.
 local books, holds, owners, model, pauses = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local DAY, HOUR, KEPT = 86400000, 3600000, 3456000000 -- ms; late bookings may come for forty days
 local owner, lease, version, seen_epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -22,12 +23,19 @@ local probes, scope_count, budget_count, limit_count =
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local owned = redis.call('HMGET', holds, place, 'rules' .. rules)
+local owned = redis.call('HMGET', holds, place, 'rules' .. rules, 'called')
 if owned[1] and string.sub(owned[1], 1, #call + 1) == call .. ' ' then
   return cjson.decode(string.sub(owned[1], #call + 2))
 end
+if tonumber(owned[3] or 0) > tonumber(call) then return { 0, '', 0, 0, now } end
 
-local function refuse(why, which, wait) return { 0, why, which, wait, now } end
+local function nothing(reply)
+  redis.call('HSET', holds, 'called', call, place, call .. ' ' .. cjson.encode(reply))
+  if not owned[3] then redis.call('EXPIRE', holds, 86400) end -- of an owner that never held anything
+  return reply
+end
+
+local function refuse(why, which, wait) return nothing({ 0, why, which, wait, now }) end
 
 local known = redis.call('HMGET', books, 'version', 'epoch', 'alarm')
 if known[3] or tonumber(known[2] or 0) < seen_epoch then return refuse('alarm', 0, -1) end
@@ -75,16 +83,16 @@ for i = 1, budget_count do
   at = at + 3
 end
 
--- the buckets as they are now
-local limits = {}
+-- the buckets as they are now; what is reserved has a stamp that is later than all that were
+local limits, stamp = {}, now
 for i = 1, limit_count do
   local key = of(budget_count + i)
-  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'slot',
-    'peak')
+  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'stamp',
+    'peaks')
   local limit = {
     key = key, rate = tonumber(ARGV[at]), token_rate = tonumber(ARGV[at + 2]), a_day = tonumber(ARGV[at + 4]),
     most = tonumber(ARGV[at + 5]), touched = tonumber(told[3] or now), today = math.floor(now / DAY),
-    in_air = tonumber(told[6] or 0), slot = told[7], highest = told[8], new = not told[3],
+    in_air = tonumber(told[6] or 0), peaks = told[8], new = not told[3],
   }
   limit.count = tonumber(told[4]) == limit.today and tonumber(told[5]) or 0
   if limit.rate then limit.requests = refilled(told[1], limit.touched, now, limit.rate, tonumber(ARGV[at + 1])) end
@@ -92,6 +100,7 @@ for i = 1, limit_count do
     limit.full = tonumber(ARGV[at + 3]) * UNIT
     limit.tokens = refilled(told[2], limit.touched, now, limit.token_rate, tonumber(ARGV[at + 3]))
     limit.peak = limit.tokens
+    stamp = math.max(stamp, tonumber(told[7] or 0) + 1)
   end
   limits[i] = limit
   at = at + 6
@@ -115,7 +124,6 @@ end
 local looked, why, which, wait = 0, '', 0, 0
 local skipped, admitted, held, fresh = {}, 0, 0, {}
 local mark = state == 'half' and ':p' or ':'
-local slot = math.floor(now / SLOT_MS)
 for i = at, #ARGV, 3 do
   local bound, tokens = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   if places and admitted >= places then why, wait = narrow, -1 break end
@@ -135,7 +143,7 @@ for i = at, #ARGV, 3 do
       if limit.token_rate then limit.tokens = limit.tokens - tokens * UNIT end
     end
     admitted, held = admitted + 1, held + bound
-    put(fresh, ARGV[i], rules .. ':' .. ARGV[i + 1] .. ':' .. ARGV[i + 2] .. ':' .. slot .. mark)
+    put(fresh, ARGV[i], rules .. ':' .. ARGV[i + 1] .. ':' .. ARGV[i + 2] .. ':' .. stamp .. mark)
   end
   looked = looked + 1
 end
@@ -144,13 +152,15 @@ if why == '' and #skipped > 0 then
 end
 local reply = { looked, why, which, wait, now }
 for _, skip in ipairs(skipped) do reply[#reply + 1] = skip end
-if admitted == 0 then return reply end
+if admitted == 0 then return nothing(reply) end
 
+put(fresh, 'called', call)
 put(fresh, place, call .. ' ' .. cjson.encode(reply))
 if not owned[2] then put(fresh, 'rules' .. rules, rules_text) end
-redis.call('HSET', holds, unpack(fresh))
-if not owned[2] then redis.call('EXPIRE', holds, 2592000) end
-redis.call('ZADD', owners, now + lease, owner)
+for i = 1, #fresh, 4000 do redis.call('HSET', holds, unpack(fresh, i, math.min(i + 3999, #fresh))) end
+if redis.call('ZADD', owners, now + lease, owner) == 1 then
+  redis.call('PERSIST', holds) -- new, or back: what is held stays until it is settled or abandoned
+end
 redis.call('HINCRBY', model, 'in_air', admitted)
 if state == 'half' then redis.call('HINCRBY', model, 'probing', admitted) end
 local hour = math.floor(now / HOUR)
@@ -160,8 +170,12 @@ if tonumber(facts[7]) ~= hour then -- seldom: what is in use must not expire
 end
 for i = 1, budget_count do
   local ends = tonumber(ARGV[12 + scope_count + 3 * i])
-  if redis.call('HINCRBY', of(i), 'held', whole(held)) == held and ends then
-    redis.call('PEXPIREAT', of(i), whole(ends + KEPT))
+  if redis.call('HINCRBY', of(i), 'held', whole(held)) == held then
+    if ends then
+      redis.call('PEXPIREAT', of(i), whole(ends + KEPT))
+    elseif ARGV[10 + scope_count + 3 * i] ~= '' then
+      redis.call('PERSIST', of(i)) -- a late booking may have begun it
+    end
   end
 end
 for _, limit in ipairs(limits) do
@@ -175,7 +189,10 @@ for _, limit in ipairs(limits) do
   if limit.rate then put(changes, 'requests', limit.requests) end
   if limit.token_rate then
     put(changes, 'tokens', limit.tokens)
-    note_peaks(changes, limit.slot, limit.highest, now, limit.peak)
+    local peaks = read_peaks(limit.peaks)
+    note_peak(peaks, stamp, limit.peak, limit.full)
+    put(changes, 'stamp', stamp)
+    put(changes, 'peaks', write_peaks(peaks))
   end
   redis.call('HSET', limit.key, unpack(changes))
   if limit.new or hour ~= math.floor(limit.touched / HOUR) then

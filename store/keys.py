@@ -222,7 +222,7 @@ def pauses(upstream: str) -> str:
 
 
 def holds(upstream: str, owner: str) -> str:
-    """Hash: what a worker holds of budgets and limits. Expires in a month; gone when settled. By the gate."""
+    """Hash: what a worker holds of budgets and limits. Permanent while it is in `owners`, then a day. By the gate."""
     return f"{_gate(upstream)}holds:{owner}"
 
 
@@ -237,7 +237,7 @@ def suspects(upstream: str) -> str:
 
 
 def closed(upstream: str) -> str:
-    """Hash: hold id -> what a suspect was closed with. Expires in a month. By reconciliation and release."""
+    """Hash: hold id -> what a suspect was closed with (`spent:debt`). Expires in a month. By close and release."""
     return f"{_gate(upstream)}closed"
 
 

@@ -2,10 +2,12 @@
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from batchmill.store import keys
 from batchmill.store.clock import now_ms
 from batchmill.store.scripts import Script
+from batchmill.store.transactions import transact
 
 _pause = Script("pause")
 
@@ -32,8 +34,13 @@ async def pause(
 
 async def drop_over(redis: Redis, upstream: str) -> None:
     """Forget pauses that are over."""
-    now = await now_ms(redis)
-    entries = await redis.execute_command("HGETALL", keys.pauses(upstream))
-    over = [scope for scope, value in entries.items() if 0 <= int(value.split(b"|", 1)[0]) < now]
-    if over:
-        await redis.execute_command("HDEL", keys.pauses(upstream), *over)
+    now, name = await now_ms(redis), keys.pauses(upstream)
+
+    async def drop(pipe: Pipeline) -> bool:
+        entries = await redis.execute_command("HGETALL", name)
+        over = [scope for scope, value in entries.items() if 0 <= int(value.split(b"|", 1)[0]) < now]
+        if over:
+            pipe.execute_command("HDEL", name, *over)
+        return bool(over)
+
+    await transact(redis, name, drop)  # a scope that is paused anew meanwhile stays so

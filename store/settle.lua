@@ -13,6 +13,7 @@
 --                       │ └─ unknown ─► suspect ──settle, late──► spent
 --                       └─ owner gone ─► suspect ──closed by operator or lookup──► closed ──settle, late──► debt
 -- An actual cost that finds no hold anywhere is booked all the same, as debt: its room may be used by others.
+local HOUR = 3600000 -- ms
 local WIDE = 1024 -- lines in the air: a share or window that has grown so far binds nobody any more
 local books, holds, model, suspects, closed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local call, place = string.match(ARGV[1], '^(%d+) (%d+)$')
@@ -21,12 +22,18 @@ call, place = tonumber(call), 'settled' .. place
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if call <= tonumber(redis.call('HGET', holds, place) or 0) then return { 0 } end
-if redis.call('HSET', holds, place, call) == 1 then redis.call('EXPIRE', holds, 2592000) end -- also when all was lost
+if redis.call('HSET', holds, place, call) == 1 and redis.call('HLEN', holds) == 1 then
+  redis.call('EXPIRE', holds, 86400) -- the owner was forgotten long ago
+end
+
+local function less(key, field, by)
+  if redis.call('HINCRBY', key, field, -by) < 0 then redis.call('HDEL', key, field) end -- it had expired meanwhile
+end
 
 local sums = { spent = 0, held = 0, suspect = 0, debt = 0 }
 local breaches, late, landed, probed, good, bad, slow = 0, 0, 0, 0, 0, 0, 0
 local probes_good, probes_bad = 0, 0
-local gone, returned, oldest = {}, {}, nil -- tokens that were not used, by the slot in which they were reserved
+local gone, returned, stamps = {}, {}, {} -- tokens that were not used, by the stamp under which they were reserved
 
 local function book(cost, reserved)
   local within = math.min(cost, reserved)
@@ -41,14 +48,21 @@ local function suspect(id, amount, generation)
   local batch, index = string.match(id, '^([^.]*)%.(%d+)')
   sums.suspect = sums.suspect + amount
   redis.call('HSET', suspects, id, cjson.encode({
-    amount = amount, batch = batch or '', index = tonumber(index or 0), model = ARGV[4],
+    amount = whole(amount), batch = batch or '', index = tonumber(index or 0), model = ARGV[4],
     generation = generation, at = now, budgets = windows,
   }))
 end
 
+-- A suspect that nobody could look up may be looked up from now on.
+local function name_generation(id, known, generation)
+  if known.generation ~= '' or generation == '' then return end
+  known.generation = generation
+  redis.call('HSET', suspects, id, cjson.encode(known))
+end
+
 local function settle_hold(id, hold, used, outcome)
-  local bound, tokens, slot, probe = string.match(hold, '^%d+:(%d+):(%d+):(%d+):(p?)$')
-  bound, slot = tonumber(bound), tonumber(slot)
+  local bound, tokens, stamp, probe = string.match(hold, '^%d+:(%d+):(%d+):(%d+):(p?)$')
+  bound, stamp = tonumber(bound), tonumber(stamp)
   landed = landed + 1
   gone[#gone + 1] = id
   gone[#gone + 1] = 'g' .. id
@@ -58,8 +72,8 @@ local function settle_hold(id, hold, used, outcome)
     if outcome == 's' then probes_good = probes_good + 1 elseif outcome == 'f' then probes_bad = probes_bad + 1 end
   end
   if used ~= '' then
-    returned[slot] = (returned[slot] or 0) + tonumber(tokens) - tonumber(used)
-    oldest = math.min(oldest or slot, slot)
+    if not returned[stamp] then stamps[#stamps + 1] = stamp end
+    returned[stamp] = (returned[stamp] or 0) + tonumber(tokens) - tonumber(used)
   end
   return bound
 end
@@ -82,70 +96,84 @@ for i = at, #ARGV, 7 do
     late = late + 1
     entry = redis.call('HGET', suspects, id)
     if entry then
-      local amount = cjson.decode(entry).amount
+      local amount = tonumber(cjson.decode(entry).amount)
       sums.suspect = sums.suspect - amount
       book(cost, amount)
       redis.call('HDEL', suspects, id)
     else
-      local booked = tonumber(redis.call('HGET', closed, id) or 0)
-      sums.debt = sums.debt + cost - booked
+      local spent, debt = string.match(redis.call('HGET', closed, id) or '0:0', '^(%d+):(%d+)$')
+      local more = cost - spent - debt
+      local from_debt = math.max(more, -debt)
+      sums.debt = sums.debt + from_debt
+      sums.spent = sums.spent + more - from_debt
       redis.call('HDEL', closed, id)
     end
-  elseif redis.call('HEXISTS', suspects, id) == 0 and redis.call('HEXISTS', closed, id) == 0 then
-    suspect(id, tonumber(ARGV[i + 1]), generation)
+  else
+    entry = redis.call('HGET', suspects, id)
+    if entry then
+      name_generation(id, cjson.decode(entry), generation)
+    elseif redis.call('HEXISTS', closed, id) == 0 then
+      late = late + 1
+      suspect(id, tonumber(ARGV[i + 1]), generation)
+    end
   end
   if outcome == 's' then good = good + 1 elseif outcome == 'f' then bad = bad + 1 end
   if ARGV[i + 5] == '1' then slow = slow + 1 end
 end
 
+table.sort(stamps)
 if #gone > 0 then redis.call('HDEL', holds, unpack(gone)) end
 for i = 1, budget_count do
+  local gone_window = late > 0 and redis.call('EXISTS', KEYS[5 + i]) == 0 -- expired, or the books were emptied
   for field, sum in pairs(sums) do
-    if sum ~= 0 then redis.call('HINCRBY', KEYS[5 + i], field, whole(sum)) end
+    if sum ~= 0 and not (gone_window and sum < 0) then redis.call('HINCRBY', KEYS[5 + i], field, whole(sum)) end
   end
+  if gone_window then redis.call('EXPIRE', KEYS[5 + i], 3456000) end
 end
 if breaches > 0 then redis.call('HINCRBY', books, 'bound_breaches', breaches) end
 if late > 0 then redis.call('HINCRBY', books, 'late', late) end
 
 -- Give tokens back to a bucket: `above` is by how much the level would have been higher, carried over every peak since.
 local function give_back(key, rate, capacity)
-  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'slot', 'peak')
+  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'peaks')
   if not told[1] then return end
-  local changes, touched = {}, tonumber(told[2])
+  local touched, peaks, above, over, i = tonumber(told[2]), {}, 0, 0, 1
   local level = refilled(told[1], touched, now, rate, capacity)
-  local this, peak = note_peaks(changes, told[3], told[4], now, level)
-  local first, above, over, names = math.max(oldest, this - SLOTS + 1), 0, 0, {}
-  redis.call('HSET', key, unpack(changes))
-  for slot = first, this - 1 do names[#names + 1] = 'p' .. slot % SLOTS end
-  local peaks = #names > 0 and redis.call('HMGET', key, unpack(names)) or {}
-  peaks[#names + 1] = peak
-  changes = {}
-  for slot = first, this do
-    local unused = (returned[slot] or 0) * UNIT
-    if unused < 0 then over = over - unused else above = above + unused end
-    if above > 0 then
-      local reached = tonumber(peaks[slot - first + 1] or 0)
-      above = math.max(0, math.min(above, full - reached))
-      put(changes, names[slot - first + 1] or 'peak', reached + above)
+  local function carry(before)
+    while stamps[i] and stamps[i] < before do
+      local unused = returned[stamps[i]] * UNIT
+      if unused < 0 then over = over - unused else above = above + unused end
+      i = i + 1
     end
   end
-  put(changes, 'tokens', math.min(full, level + above) - over)
-  put(changes, 'at', math.max(now, touched))
-  redis.call('HSET', key, unpack(changes))
+  for _, peak in ipairs(read_peaks(told[3])) do
+    carry(peak[1])
+    above = math.max(0, math.min(above, full - peak[2]))
+    note_peak(peaks, peak[1], peak[2] + above, full)
+  end
+  carry(math.huge)
+  level = level + math.max(0, math.min(above, full - level)) - over
+  redis.call('HSET', key, 'tokens', level, 'at', math.max(now, touched), 'peaks', write_peaks(peaks))
+  if math.floor(touched / HOUR) ~= math.floor(now / HOUR) then redis.call('EXPIRE', key, 172800) end
 end
 
 for i = 1, limit_count do
   local key, rate, capacity = KEYS[5 + budget_count + i], tonumber(ARGV[11 + 2 * i]), tonumber(ARGV[12 + 2 * i])
-  if landed > 0 then redis.call('HINCRBY', key, 'in_air', -landed) end
-  if rate and oldest then give_back(key, rate, capacity) end
+  if landed > 0 then less(key, 'in_air', landed) end
+  if rate and #stamps > 0 then give_back(key, rate, capacity) end
 end
-if landed > 0 then redis.call('HINCRBY', model, 'in_air', -landed) end
-if probed > 0 then redis.call('HINCRBY', model, 'probing', -probed) end
+if landed > 0 then less(model, 'in_air', landed) end
+if probed > 0 then less(model, 'probing', probed) end
 if good + bad == 0 then return { 1, 0, now } end
 
 -- the adaptive share grows by one for each round of successes
-local facts = redis.call('HMGET', model, 'state', 'trips', 'window', 'share', 'slots', 'good', 'streak')
+local facts = redis.call('HMGET', model, 'state', 'trips', 'window', 'share', 'slots', 'good', 'streak',
+  'hour')
 local state, trips, window, share = facts[1] or 'closed', tonumber(facts[2] or 0), tonumber(facts[3]), tonumber(facts[4])
+if not facts[8] then -- the model's facts had expired
+  redis.call('HSET', model, 'hour', 0)
+  redis.call('EXPIRE', model, 172800)
+end
 if facts[7] and good > 0 then redis.call('HDEL', model, 'streak') end
 if share and good > 0 then
   share = share + good / share

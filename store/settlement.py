@@ -20,6 +20,7 @@ from batchmill.store.scripts import Argument, Script
 
 _settle = Script("settle", prelude="bucket")
 _THOUSAND = 1000
+_MOST = 2**50  # a line's nano-dollars or tokens: what an upstream tells beyond it would part the books in mid-script
 
 
 class Outcome(StrEnum):
@@ -109,13 +110,17 @@ def _call(caller: Caller, settling: Settling) -> tuple[list[str], list[Argument]
         arguments += (
             one.hold,
             one.bound,
-            "" if one.cost is None else one.cost,
-            "" if one.tokens is None else one.tokens,
+            _countable(one.cost),
+            _countable(one.tokens),
             one.outcome.value,
             "1" if one.slow else "",
             one.generation or "",
         )
     return names, arguments
+
+
+def _countable(told: int | None) -> Argument:
+    return "" if told is None else min(max(told, 0), _MOST)
 
 
 def _breaker_arguments(rules: Rules) -> list[Argument]:

@@ -1,12 +1,12 @@
 -- One owner's sign of life in the books, and a look whether they are the books that it knows.
--- KEYS  1 books  2 owners  3 holds of the owner
+-- KEYS  1 books  2 owners
 -- ARGV  1 owner  2 lease (ms)  3 id of the books that the owner knows ('' = none)  4 epoch that it has seen
 --       5 an id for books that have none  6 ms between two epochs
 -- Returns { id of the books, epoch, the alarm or '' }.
 --
 -- The epoch only grows. Books whose epoch is behind what a worker has seen, or that are others than it knows, were
 -- restored from an older snapshot or emptied: what was spent since is not in them. The alarm stops the whole fleet.
-local books, owners, holds = KEYS[1], KEYS[2], KEYS[3]
+local books, owners = KEYS[1], KEYS[2]
 local owner, lease, known, seen = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -25,8 +25,5 @@ if not alarm and math.abs(now - tonumber(facts[4] or 0)) >= tonumber(ARGV[6]) th
   epoch = redis.call('HINCRBY', books, 'epoch', 1)
   redis.call('HSET', books, 'ticked', now)
 end
-if redis.call('ZSCORE', owners, owner) then
-  redis.call('ZADD', owners, now + lease, owner)
-  redis.call('EXPIRE', holds, 2592000) -- they live as long as their owner, and a month
-end
+if redis.call('ZSCORE', owners, owner) then redis.call('ZADD', owners, now + lease, owner) end
 return { id, epoch, alarm or '' }

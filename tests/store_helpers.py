@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, lanes
 from batchmill.store.lanes import Claim, Ending
-from batchmill.store.model import Line, LineState, Result
+from batchmill.store.model import Line, LineState, Priority, Result, Terms
 from batchmill.store.records import Recording, read, record
 from batchmill.store.staging import BatchFacts, ShardPayload, Staging
 
@@ -102,3 +102,30 @@ async def set_pulse(redis: Redis, *, beat_ago: float = 0, grace_in: float = -1) 
     fields = ["beat", now - round(beat_ago * 1000), "grace", now + round(grace_in * 1000)]
     await redis.execute_command("HSET", keys.pulse(UPSTREAM), *fields)
     await redis.execute_command("EXPIRE", keys.pulse(UPSTREAM), 60)
+
+
+async def named_batch(
+    redis: Redis, *sizes: int, name: str, project: str = "default", priority: Priority = Priority.NORMAL
+) -> str:
+    """Enqueue a batch with an id that tells who it is; return the id."""
+    staging = Staging(redis, UPSTREAM, retention_days=DAYS, batch_id=f"batch_{name}")
+    first = 0
+    for size in sizes:
+        await staging.add(MODEL, [line(index) for index in range(first, first + size)], Terms(project, priority))
+        first += size
+    return await staging.release(facts(sum(sizes), content=name, project=project, priority=priority))
+
+
+async def weigh(redis: Redis, **weights: float) -> None:
+    """Give projects weights."""
+    for project, weight in weights.items():
+        await redis.execute_command("HSET", keys.weights(UPSTREAM), project, weight)
+    await redis.execute_command("EXPIRE", keys.weights(UPSTREAM), 60)
+
+
+async def fall_silent(redis: Redis, *held: Claim) -> None:
+    """Let workers be silent until another one takes back what they had."""
+    await set_pulse(redis)
+    await end_leases(redis, *(one.reference for one in held))
+    renewal = (await lanes.renew(redis, UPSTREAM, {MODEL: []}, lease=LEASE))[MODEL]
+    assert sorted(renewal.recovered) == sorted(one.reference for one in held)

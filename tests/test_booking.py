@@ -74,11 +74,6 @@ async def test_an_answer_without_a_cost_is_suspect_where_a_price_was_promised(ru
     assert (settled.cost, settled.tokens, settled.generation) == (None, None, "gen-1")
 
 
-async def test_an_answer_without_a_cost_is_free_where_nobody_named_a_price(run: LineRun) -> None:
-    free = LineRun(Line(0, "zero", b"{}", bound=0), run.shard)
-    assert booking.settlement(free, hold(), answer(None)).cost == 0
-
-
 @pytest.mark.parametrize(
     ("ended", "cost", "tokens"),
     [

@@ -26,7 +26,9 @@ READS_ENVIRONMENT = {
 }
 ENVIRONMENT = {"os": {"environ", "environb", "getenv", "getenvb"}, "urllib.request": {"getproxies", "proxy_bypass"}}
 FILES = sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py"))
-SCRIPTS = sorted((ROOT / "store").glob("*.lua"))
+PRELUDES = {"bucket"}  # what goes before other scripts, and is none by itself
+LUA = sorted((ROOT / "store").glob("*.lua"))
+SCRIPTS = [path for path in LUA if path.stem not in PRELUDES]
 KEYS = [made for _, made in inspect.getmembers(keys, inspect.isfunction) if made.__module__ == keys.__name__]
 NO_KEY = {"upstream_tag", "reference", "batch_of", "_gate"}
 TYPES = ("String", "Hash", "Set", "Sorted set", "Stream", "Bitmap", "Channel")
@@ -90,7 +92,7 @@ def test_a_script_s_head_names_its_keys_arguments_and_returns(path: Path) -> Non
         assert any(line.startswith(word) for line in head), f"{word.strip('- ')} is not named"
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+@pytest.mark.parametrize("path", LUA, ids=name_of)
 def test_a_script_makes_no_key_names_and_lists_none(path: Path) -> None:
     code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
     assert not re.search(r"call\(\s*'(KEYS|SCAN|RANDOMKEY)'", code, re.IGNORECASE)
@@ -104,8 +106,13 @@ def test_a_script_makes_no_key_names_and_lists_none(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
 def test_every_script_is_called_by_a_module_of_its_room(path: Path) -> None:
-    callers = [other for other in (ROOT / "store").glob("*.py") if f'Script("{path.stem}")' in other.read_text()]
-    assert len(callers) == 1
+    called = re.compile(rf'Script\("{path.stem}"[,)]')
+    assert len([other for other in (ROOT / "store").glob("*.py") if called.search(other.read_text())]) == 1
+
+
+@pytest.mark.parametrize("name", sorted(PRELUDES))
+def test_every_prelude_goes_before_a_script(name: str) -> None:
+    assert any(f'prelude="{name}"' in other.read_text() for other in (ROOT / "store").glob("*.py"))
 
 
 def test_nobody_lists_all_keys() -> None:

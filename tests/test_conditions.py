@@ -1,7 +1,7 @@
 """Whose work a batch is, whose turn it is and what it may cost: from the caller's words into Redis, and kept."""
 
+import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +21,10 @@ from batchmill.store.model import LineState, Priority, Result, Terms
 from batchmill.store.records import Recording, record
 from batchmill.store.staging import Staging
 
+from .cli_helpers import Desk, SimulatorProcess, desk, shared_simulator, simulator
 from .fleet_helpers import lines
+
+__all__ = ["desk", "shared_simulator", "simulator"]
 
 MODEL = "openai/gpt-4o-mini"
 DAY = 86_400
@@ -34,7 +37,7 @@ def producer(redis: Redis, settings: Settings) -> Producer:
 
 
 async def budget_of(redis: Redis, batch: Batch) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = await redis.hgetall(keys.batch_budget("simulator", batch.id))
+    found: dict[bytes, bytes] = await redis.hgetall(keys.batch_budget("simulator", batch.id))  # type: ignore[misc]
     return found
 
 
@@ -214,10 +217,30 @@ async def test_a_retry_of_what_costs_too_much_by_now(producer: Producer, redis: 
         await batch.retry()
 
 
-def test_the_command_line_takes_them(tmp_path: Path) -> None:
-    from batchmill.cli.run import run
-    from batchmill.cli.submit import submit
+def test_a_run_with_a_budget_of_its_own(desk: Desk, simulator: SimulatorProcess) -> None:
+    desk.write("prompts.jsonl", 4)
+    told = desk.run("run", "prompts.jsonl", "--max-cost", "2.5", "--priority", "low", "--project", "web")
+    assert told.code == 0
+    again = desk.run("run", "prompts.jsonl", "--max-cost", "3")
+    assert "keeps its --max-cost of $2.5000; change it with: batchmill budgets raise batch_" in again.err
+    batch_id = again.err.split()[0]
+    status = json.loads(desk.run("status", batch_id, "--json").out)
+    assert (status["x_project"], status["x_priority"], status["x_cost"]["max_usd"]) == ("web", "low", 2.5)
 
-    for command in (run, submit):
-        names = {option for parameter in command.params for option in parameter.opts}
-        assert {"--max-cost", "--priority", "--project"} <= names
+
+def test_a_run_without_a_budget_gets_none_later(desk: Desk) -> None:
+    desk.write("prompts.jsonl", 2)
+    batch_id = desk.run("submit", "prompts.jsonl").out.strip()
+    again = desk.run("submit", "prompts.jsonl", "--max-cost", "1")
+    assert again.out.strip() == batch_id
+    assert "it has no --max-cost, and gets none now" in again.err
+
+
+def test_wrong_wishes_are_told_in_a_line(desk: Desk) -> None:
+    desk.write("prompts.jsonl", 2)
+    for wish in (("--max-cost", "much"), ("--project", "a b"), ("--priority", "urgent")):
+        told = desk.run("submit", "prompts.jsonl", *wish)
+        assert told.code == 2
+        assert wish[1] in told.err
+    told = desk.run("submit", "prompts.jsonl", "--max-cost", "0.000001")
+    assert "over the whole of the batch's --max-cost ($0.000001)" in told.err

@@ -63,17 +63,18 @@ async def test_what_was_seen_is_kept_for_those_who_come_after(
 
 
 async def test_holds_never_expire_under_a_worker_that_lives(redis: Redis, settings: Settings) -> None:
-    """A month under the same rules, or a day after it was taken for dead: the gate alone would not renew them."""
+    """Not a day after it was taken for dead, either: it holds again, and they are its own."""
     worker = Worker(redis, settings)
     await worker.ask()
     holds = keys.holds(worker.upstream, "worker-1")
     await redis.execute_command("ZADD", keys.owners(worker.upstream), 1, "worker-1")
     assert await abandon(redis, worker.upstream, "worker-1") == 1
     assert len(await suspects(redis, worker.upstream)) == 1
-    assert await redis.ttl(holds) <= 86_400
+    assert 0 < await redis.ttl(holds) <= 86_400
     await worker.ask()
     await worker.heartbeat.beat()
-    assert await redis.ttl(holds) > 86_400
+    assert await redis.ttl(holds) == -1
+    await worker.heartbeat.leave()
 
 
 async def test_leaving_makes_suspects_of_what_is_still_held(redis: Redis, settings: Settings) -> None:

@@ -49,22 +49,17 @@ def _bill(pricing: bytes, usage: Usage) -> int | None:
 
 
 def settlement(run: LineRun, hold: Hold, outcome: Outcome) -> Settlement:
-    """Return what a call's end means for the money: what it cost, or that nobody knows.
-
-    A line without a bound falls under no price that we know: there, an answer that tells no cost has none.
-    """
+    """Return what a call's end means for the money: what it cost, or that nobody knows."""
     slow_after = hold.rules.breaker.slow_seconds
     slow = slow_after is not None and outcome.latency_ms > slow_after * _MILLISECONDS
-    cost, used, bound = outcome.cost, _used(outcome.usage), run.line.bound
+    cost, used = outcome.cost, _used(outcome.usage)
     if isinstance(outcome, Answer):
         spoke = money.Outcome.ANSWERED
-        free = not bound
     else:
         spoke = money.Outcome.FAILED if outcome.fault is Fault.PROVIDER else money.Outcome.NOTHING
-        free = outcome.billed is Billed.NO
-        used = used or 0 if free else used
-    cost = cost or 0 if free else cost
-    return Settlement(hold.id, bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
+        if outcome.billed is Billed.NO:
+            cost, used = cost or 0, used or 0
+    return Settlement(hold.id, run.line.bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
 
 
 def unknown(run: LineRun, hold: Hold) -> Settlement:

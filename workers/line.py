@@ -22,7 +22,7 @@ class Hold(msgspec.Struct, frozen=True):
 class LineRun:
     """A line between two calls: what was tried so far."""
 
-    __slots__ = ("attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard")
+    __slots__ = ("attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard", "turn")
 
     def __init__(self, line: Line, shard: "ShardRun", before: Tried | None = None) -> None:
         self.line = line
@@ -30,6 +30,7 @@ class LineRun:
         self.attempts: list[Attempt] = list(before.attempts) if before else []
         self.failures = before.failures if before else 0  # attempts that count; being told to wait does not
         self.limited_since: float | None = None
+        self.turn = (0.0, 0.0)  # tags of its project and batch when its turn came
         self.hold: Hold | None = None  # while it is in the air
         self.generation: str | None = None  # of the call in the air, as soon as it is known
         self.noted = False  # whether the recorder was told of that

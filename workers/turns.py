@@ -79,12 +79,11 @@ class _Round(Generic[_Any]):
         member.ticket = next(_tickets)
         heapreplace(self._heap, (member.tag, member.ticket, member))
 
-    def undo(self, member: _Any) -> None:
-        """Give a turn back that was not used. Who has left meanwhile starts anew anyway."""
-        if member.ticket:
-            member.tag = max(0.0, member.tag - member.stride)
-            self.clock = min(self.clock, member.tag)
-            self._queue(member, -next(_tickets))  # before its equals
+    def undo(self, member: _Any, tag: float | None) -> None:
+        """Give a turn back that was not used; `tag` is what the member had, if it has left and come again since."""
+        member.tag = max(0.0, member.tag - member.stride) if tag is None else tag
+        self.clock = min(self.clock, member.tag)
+        self._queue(member, -next(_tickets))  # before its equals
 
     def in_order(self) -> list[_Any]:
         """Return all who may go, whose turn it is first."""
@@ -168,10 +167,12 @@ class Turns:
         flow = project.flows.first() if project else None
         if project is None or flow is None:
             return None
+        run = flow.lines.popleft()
+        run.turn = (project.tag, flow.tag)
         project.flows.served(flow)
         self._projects.served(project)
         self._count -= 1
-        return flow.lines.popleft()
+        return run
 
     def push_back(self, run: LineRun, *, was_sent: bool = False) -> None:
         """Put a line first of its batch again. Its turn is given back, unless it was used: the line was sent.
@@ -179,14 +180,15 @@ class Turns:
         Of several, push back the last one first.
         """
         name, batch_id = run.shard.terms.project, run.shard.claim.batch_id
-        project = self._projects.members.get(name)
-        flow = project.flows.members.get(batch_id) if project else None
-        if project and not was_sent:
-            self._projects.undo(project)
-            if flow:
-                project.flows.undo(flow)
-        self._come(run.shard).lines.appendleft(run)
+        before = self._projects.members.get(name)
+        flow_before = before.flows.members.get(batch_id) if before else None
+        flow = self._come(run.shard)
+        flow.lines.appendleft(run)
         self._count += 1
+        if not was_sent:
+            project = self._projects.members[name]
+            self._projects.undo(project, None if project is before else run.turn[0])
+            project.flows.undo(flow, None if flow is flow_before else run.turn[1])
 
     def withdraw(self, shard: ShardRun) -> list[LineRun]:
         """Take out all lines of a shard."""
