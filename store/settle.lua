@@ -201,7 +201,7 @@ end
 
 local part = math.max(1, math.floor(tonumber(ARGV[5]) / 6))
 local this = math.floor(now / part)
-local kept, calls, failures, slows = {}, good + bad, bad, slow
+local kept, answered, calls, failures, slows = {}, good, good + bad, bad, slow
 for slot, ok, fail, late_ones in string.gmatch(facts[5] or '', '(%d+),(%d+),(%d+),(%d+);') do
   slot, ok, fail, late_ones = tonumber(slot), tonumber(ok), tonumber(fail), tonumber(late_ones)
   if slot > this - 6 and slot <= this then
@@ -222,7 +222,7 @@ end
 kept[#kept + 1] = this .. ',' .. good .. ',' .. bad .. ',' .. slow .. ';'
 redis.call('HSET', model, 'slots', table.concat(kept))
 if window then
-  window = window + good
+  window = window + answered
   if window > WIDE then
     redis.call('HDEL', model, 'window', 'trips')
   else
