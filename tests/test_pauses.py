@@ -1,5 +1,8 @@
 """Pauses that an upstream asks for, and the adaptive share of a model in the air."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -134,9 +137,10 @@ async def test_a_scope_that_is_paused_anew_meanwhile_stays_paused(
     redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await redis.execute_command("HSET", PAUSES, MODEL, f"{NOON - 1}|429")
-    read, paused = redis.execute_command, []
+    read: Callable[..., Awaitable[Any]] = redis.execute_command
+    paused: list[Pause] = []
 
-    async def read_and_be_late(*command: object, **options: object) -> object:
+    async def read_and_be_late(*command: Any, **options: Any) -> Any:
         found = await read(*command, **options)
         if command[0] == "HGETALL" and not paused:
             paused.append(await pause(redis, seconds=30))
