@@ -159,8 +159,8 @@ class Gate(RuleBasedStateMachine):
             worker.book.learn(self.policy)
             return
         assert rules.version == self.version
+        assert (reply.why is Why.WINDOW) == any(b.ends is not None and b.ends <= self.clock.now for b in rules.budgets)
         if reply.why is Why.WINDOW:
-            assert any(b.ends is not None and b.ends <= self.clock.now for b in rules.budgets)
             worker.book.turn()
             return
         self.model.learn(rules, self.own_limit)
@@ -266,7 +266,7 @@ class Gate(RuleBasedStateMachine):
     def the_books_are_right(self) -> None:
         """Promises 1 (money), 2 (a hold is in one place) and 5 (rates)."""
         owners = {worker.name for worker in self.workers.values()}
-        self.do(check_books(self.redis, self.model, owners, MODELS))
+        self.do(check_books(self.redis, self.model, owners, MODELS, self.clock.now))
 
     def teardown(self) -> None:
         try:
