@@ -2,11 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.config.policy import Limit
+from batchmill.config.policy import NANO, Budget, Limit, Policy
+from batchmill.config.windows import WindowKind
 from batchmill.store import keys
 from batchmill.store.rules import BudgetRule, Rules
 from batchmill.store.suspects import Suspect
@@ -17,7 +19,22 @@ from .store_helpers import UPSTREAM
 Hashes = dict[str, dict[str, str]]
 
 UNIT = 60_000
+MODELS = ("maker/large", "maker/small")
 GRAIN = 32  # of bucket.lua: peaks that differ by less than this part of the bucket count as one
+
+
+def policy_of(every: int, large: int, rate: int, concurrency: int) -> Policy:
+    return Policy(
+        budgets=(
+            Budget(name="all", limit_usd=Decimal(every) / NANO),
+            Budget(name="large", limit_usd=Decimal(large) / NANO, window=WindowKind.HOUR, models=MODELS[0]),
+        ),
+        limits=(
+            Limit(name="requests", match="*", requests_per_minute=rate, burst_seconds=1, max_concurrency=concurrency),
+            Limit(name="tokens", match="*", tokens_per_minute=60_000, burst_seconds=1, shared=True),
+            Limit(name="day", match=MODELS[1], requests_per_day=20),
+        ),
+    )
 
 
 @dataclass

@@ -121,9 +121,12 @@ async def test_probes_are_counted_over_all_workers(redis: Redis, clock: Clock) -
 async def test_what_was_sent_before_it_opened_decides_nothing(redis: Redis, clock: Clock) -> None:
     worker = worker_of(redis, clock)
     old = [await worker.take() for _ in range(9)]
+    late = [await worker.take() for _ in range(8)]
     await worker.finish(*[BAD] * 4)
     await worker.settle(old[0], 0, outcome=GOOD)
-    assert await state(redis) == "open"
+    for held in late:
+        assert not (await worker.settle(held, 0, outcome=BAD)).tripped
+    assert (await worker.admit((0, 0))).wait == OPEN_MS
     await clock.forward(OPEN_MS)
     probe = await worker.take()
     for held in old[1:4]:

@@ -6,7 +6,6 @@ turns windows, changes limits, and closes suspects. After each step the books mu
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from decimal import Decimal
 from typing import TypeVar
 
 import fakeredis
@@ -23,8 +22,6 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from batchmill.config.policy import NANO, Budget, Limit, Policy
-from batchmill.config.windows import WindowKind
 from batchmill.store import keys, suspects
 from batchmill.store.connection import connect
 from batchmill.store.embedded import EmbeddedServer
@@ -34,13 +31,12 @@ from batchmill.store.settlement import Outcome, Settlement, Settling, settle
 
 from .conftest import check_leaks
 from .gate_helpers import CLOCK, HOUR, LEASE_MS, Clock, Held, Worker, all_suspects, control_time
-from .gate_model import Model, check_books
+from .gate_model import MODELS, Model, check_books, policy_of
 from .store_helpers import UPSTREAM
 
 T = TypeVar("T")
 
 OWNERS = ("one", "two", "three")
-MODELS = ("maker/large", "maker/small")
 BATCH = "batch_1"
 BOUNDS = st.sampled_from([1, 0, 40, 90, 200, 700, 10**15])
 TOKENS = st.sampled_from([0, 1, 30, 100, 400, 900, 1000, 1500])  # of 1000 that the bucket holds
@@ -49,20 +45,6 @@ PASSED = st.sampled_from([1000, 300, 50, 1, 0, 5000])
 COSTS = st.one_of(st.integers(0, 40), st.just(200), st.just(10**14 + 7))
 CLOSED_WITH = st.one_of(st.just(0), COSTS)
 MONEY = st.sampled_from([10**6, 100, 2000, 0, 2 * 10**15 + 1])
-
-
-def policy_of(every: int, large: int, rate: int, concurrency: int) -> Policy:
-    return Policy(
-        budgets=(
-            Budget(name="all", limit_usd=Decimal(every) / NANO),
-            Budget(name="large", limit_usd=Decimal(large) / NANO, window=WindowKind.HOUR, models=MODELS[0]),
-        ),
-        limits=(
-            Limit(name="requests", match="*", requests_per_minute=rate, burst_seconds=1, max_concurrency=concurrency),
-            Limit(name="tokens", match="*", tokens_per_minute=60_000, burst_seconds=1, shared=True),
-            Limit(name="day", match=MODELS[1], requests_per_day=20),
-        ),
-    )
 
 
 class Gate(RuleBasedStateMachine):
