@@ -21,11 +21,13 @@ local function refilled(level, at, now, rate, capacity)
   return math.min(capacity * UNIT, tonumber(level) + math.max(0, now - at) * rate)
 end
 
-local function read_peaks(text)
+-- The peaks that a bucket remembers: the newest in `stamp` and `peak`, the higher ones before it in `peaks`, if any.
+local function read_peaks(text, stamp, level)
   local peaks = {}
-  for stamp, level in string.gmatch(text or '', '(%d+):(-?%d+);') do
-    peaks[#peaks + 1] = { tonumber(stamp), tonumber(level) }
+  for earlier, higher in string.gmatch(text or '', '(%d+):(%d+);') do
+    peaks[#peaks + 1] = { tonumber(earlier), tonumber(higher) }
   end
+  if stamp then peaks[#peaks + 1] = { tonumber(stamp), tonumber(level) } end
   return peaks
 end
 
@@ -41,8 +43,11 @@ local function note_peak(peaks, stamp, level, full)
   end
 end
 
-local function write_peaks(peaks)
-  local parts = {}
+local function put_peaks(changes, peaks)
+  local newest, parts = table.remove(peaks), {}
+  if not newest then return end
   for i, peak in ipairs(peaks) do parts[i] = string.format('%.0f:%.0f;', peak[1], peak[2]) end
-  return table.concat(parts)
+  put(changes, 'stamp', newest[1])
+  put(changes, 'peak', newest[2])
+  put(changes, 'peaks', table.concat(parts))
 end

@@ -87,12 +87,13 @@ end
 local limits, stamp = {}, now
 for i = 1, limit_count do
   local key = of(budget_count + i)
-  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'stamp',
+  local told = redis.call('HMGET', key, 'requests', 'tokens', 'at', 'day', 'day_count', 'in_air', 'stamp', 'peak',
     'peaks')
   local limit = {
     key = key, rate = tonumber(ARGV[at]), token_rate = tonumber(ARGV[at + 2]), a_day = tonumber(ARGV[at + 4]),
     most = tonumber(ARGV[at + 5]), touched = tonumber(told[3] or now), today = math.floor(now / DAY),
-    in_air = tonumber(told[6] or 0), peaks = told[8], new = not told[3],
+    in_air = tonumber(told[6] or 0), stamp = told[7], last_peak = told[8],
+    peaks = told[9], new = not told[3],
   }
   limit.count = tonumber(told[4]) == limit.today and tonumber(told[5]) or 0
   if limit.rate then limit.requests = refilled(told[1], limit.touched, now, limit.rate, tonumber(ARGV[at + 1])) end
@@ -123,7 +124,7 @@ end
 
 local looked, why, which, wait = 0, '', 0, 0
 local skipped, admitted, held, fresh = {}, 0, 0, {}
-local mark = state == 'half' and ':p' or ':'
+local taken = ':' .. stamp .. (state == 'half' and ':p' or ':')
 for i = at, #ARGV, 3 do
   local bound, tokens = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   if places and admitted >= places then why, wait = narrow, -1 break end
@@ -143,7 +144,7 @@ for i = at, #ARGV, 3 do
       if limit.token_rate then limit.tokens = limit.tokens - tokens * UNIT end
     end
     admitted, held = admitted + 1, held + bound
-    put(fresh, ARGV[i], rules .. ':' .. ARGV[i + 1] .. ':' .. ARGV[i + 2] .. ':' .. stamp .. mark)
+    put(fresh, ARGV[i], rules .. ':' .. ARGV[i + 1] .. ':' .. ARGV[i + 2] .. taken)
   end
   looked = looked + 1
 end
@@ -189,10 +190,14 @@ for _, limit in ipairs(limits) do
   if limit.rate then put(changes, 'requests', limit.requests) end
   if limit.token_rate then
     put(changes, 'tokens', limit.tokens)
-    local peaks = read_peaks(limit.peaks)
-    note_peak(peaks, stamp, limit.peak, limit.full)
-    put(changes, 'stamp', stamp)
-    put(changes, 'peaks', write_peaks(peaks))
+    if (limit.peaks or '') == '' and tonumber(limit.last_peak or 0) <= limit.peak then -- mostly, and much cheaper
+      put(changes, 'stamp', stamp)
+      put(changes, 'peak', limit.peak)
+    else
+      local peaks = read_peaks(limit.peaks, limit.stamp, limit.last_peak)
+      note_peak(peaks, stamp, limit.peak, limit.full)
+      put_peaks(changes, peaks)
+    end
   end
   redis.call('HSET', limit.key, unpack(changes))
   if limit.new or hour ~= math.floor(limit.touched / HOUR) then

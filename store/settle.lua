@@ -135,9 +135,9 @@ if late > 0 then redis.call('HINCRBY', books, 'late', late) end
 
 -- Give tokens back to a bucket: `above` is by how much the level would have been higher, carried over every peak since.
 local function give_back(key, rate, capacity)
-  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'peaks')
+  local full, told = capacity * UNIT, redis.call('HMGET', key, 'tokens', 'at', 'stamp', 'peak', 'peaks')
   if not told[1] then return end
-  local touched, peaks, above, over, i = tonumber(told[2]), {}, 0, 0, 1
+  local touched, peaks, changes, above, over, i = tonumber(told[2]), {}, {}, 0, 0, 1
   local level = refilled(told[1], touched, now, rate, capacity)
   local function carry(before)
     while stamps[i] and stamps[i] < before do
@@ -146,14 +146,17 @@ local function give_back(key, rate, capacity)
       i = i + 1
     end
   end
-  for _, peak in ipairs(read_peaks(told[3])) do
+  for _, peak in ipairs(read_peaks(told[5], told[3], told[4])) do
     carry(peak[1])
     above = math.max(0, math.min(above, full - peak[2]))
     note_peak(peaks, peak[1], peak[2] + above, full)
   end
   carry(math.huge)
   level = level + math.max(0, math.min(above, full - level)) - over
-  redis.call('HSET', key, 'tokens', level, 'at', math.max(now, touched), 'peaks', write_peaks(peaks))
+  put(changes, 'tokens', level)
+  put(changes, 'at', math.max(now, touched))
+  put_peaks(changes, peaks)
+  redis.call('HSET', key, unpack(changes))
   if math.floor(touched / HOUR) ~= math.floor(now / HOUR) then redis.call('EXPIRE', key, 172800) end
 end
 
@@ -204,7 +207,7 @@ end
 
 local part = math.max(1, math.floor(tonumber(ARGV[5]) / 6))
 local this = math.floor(now / part)
-local kept, calls, failures, slows = {}, good + bad, bad, slow
+local kept, answered, calls, failures, slows = {}, good, good + bad, bad, slow
 for slot, ok, fail, late_ones in string.gmatch(facts[5] or '', '(%d+),(%d+),(%d+),(%d+);') do
   slot, ok, fail, late_ones = tonumber(slot), tonumber(ok), tonumber(fail), tonumber(late_ones)
   if slot > this - 6 and slot <= this then
@@ -225,7 +228,7 @@ end
 kept[#kept + 1] = this .. ',' .. good .. ',' .. bad .. ',' .. slow .. ';'
 redis.call('HSET', model, 'slots', table.concat(kept))
 if window then
-  window = window + good
+  window = window + answered
   if window > WIDE then
     redis.call('HDEL', model, 'window', 'trips')
   else

@@ -191,3 +191,8 @@ def model_key(model: str = MODEL) -> str:
 
 async def all_suspects(redis: Redis) -> dict[str, Suspect]:
     return {one.hold: one for one in await suspects.suspects(redis, UPSTREAM)}
+
+
+async def end_lease(redis: Redis, owner: str) -> None:
+    """Make an owner's lease as old as if it had been silent for long."""
+    await redis.execute_command("ZADD", keys.owners(UPSTREAM), "XX", 0, owner)

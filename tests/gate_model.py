@@ -2,11 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.config.policy import Limit
+from batchmill.config.policy import NANO, Budget, Limit, Policy
+from batchmill.config.windows import WindowKind
 from batchmill.store import keys
 from batchmill.store.rules import BudgetRule, Rules
 from batchmill.store.suspects import Suspect
@@ -17,6 +19,22 @@ from .store_helpers import UPSTREAM
 Hashes = dict[str, dict[str, str]]
 
 UNIT = 60_000
+MODELS = ("maker/large", "maker/small")
+GRAIN = 32  # of bucket.lua: peaks that differ by less than this part of the bucket count as one
+
+
+def policy_of(every: int, large: int, rate: int, concurrency: int) -> Policy:
+    return Policy(
+        budgets=(
+            Budget(name="all", limit_usd=Decimal(every) / NANO),
+            Budget(name="large", limit_usd=Decimal(large) / NANO, window=WindowKind.HOUR, models=MODELS[0]),
+        ),
+        limits=(
+            Limit(name="requests", match="*", requests_per_minute=rate, burst_seconds=1, max_concurrency=concurrency),
+            Limit(name="tokens", match="*", tokens_per_minute=60_000, burst_seconds=1, shared=True),
+            Limit(name="day", match=MODELS[1], requests_per_day=20),
+        ),
+    )
 
 
 @dataclass
@@ -101,6 +119,13 @@ class Bucket:
             or (limit.max_concurrency and self.in_air() >= limit.max_concurrency)
             or (limit.requests_per_minute and self.refill(now) < UNIT)
         )
+
+    def check_level(self, told: dict[str, str], now: int) -> None:
+        """What was not used is back, but for refill that was lost; by that, it may be a little less."""
+        full, rate = self.limit.token_capacity * UNIT, self.limit.tokens_per_minute or 0
+        level = min(full, float(told["tokens"]) + (now - int(told["at"])) * rate)
+        exact = self.level(now, returned=True)
+        assert exact - full / GRAIN <= level <= exact
 
     def check_rates(self) -> None:
         """Promise 5: over any window no more than capacity and what the rate gave, but for lines dearer than all."""
@@ -225,7 +250,7 @@ class Model:
         return {name for name, hold in self.holds.items() if hold.place == place}
 
 
-async def check_books(redis: Redis, model: Model, owners: Collection[str], models: Collection[str]) -> None:
+async def check_books(redis: Redis, model: Model, owners: Collection[str], models: Collection[str], now: int) -> None:
     """Compare all that is in Redis with the model."""
     holds = [keys.holds(UPSTREAM, owner) for owner in {*owners, *(hold.owner for hold in model.holds.values())}]
     wanted = [*holds, *model.windows, *model.buckets, *(keys.model(UPSTREAM, name) for name in models)]
@@ -247,6 +272,8 @@ async def check_books(redis: Redis, model: Model, owners: Collection[str], model
     for key, bucket in model.buckets.items():
         assert int(books[key].get("in_air", 0)) == bucket.in_air()
         bucket.check_rates()
+        if bucket.limit.tokens_per_minute and bucket.admitted:
+            bucket.check_level(books[key], now)
 
 
 def _check_money(books: Hashes, model: Model) -> None:

@@ -82,14 +82,14 @@ async def test_what_is_over_holds_nobody_up(redis: Redis, clock: Clock, name: st
 async def test_an_older_epoch_than_the_caller_has_seen_is_an_alarm(redis: Redis, clock: Clock) -> None:
     worker = Worker(redis, clock)
     worker.caller = gate.Caller(UPSTREAM, "one", 1, epoch=8)
-    await redis.hset(BOOKS, "epoch", 7)
+    await redis.execute_command("HSET", BOOKS, "epoch", 7)
     assert (await worker.admit((0, 0))).why is Why.ALARM
-    await redis.hset(BOOKS, "epoch", 8)
+    await redis.execute_command("HSET", BOOKS, "epoch", 8)
     assert (await worker.admit((0, 0))).looked == 1
 
 
 async def test_a_free_model_waits_for_pauses_of_free_models(redis: Redis, clock: Clock) -> None:
-    await redis.hset(PAUSES, ":free", f"{NOON + 3}|429")
+    await redis.execute_command("HSET", PAUSES, ":free", f"{NOON + 3}|429")
     worker = Worker(redis, clock)
     assert (await worker.admit((0, 0))).looked == 1
     reply = await worker.admit((0, 0), rules=worker.rules("maker/small:free"))
@@ -130,7 +130,7 @@ async def test_dear_lines_are_skipped_while_cheaper_ones_pass(redis: Redis, cloc
 @pytest.mark.parametrize("field", Sums._fields)
 async def test_whatever_is_booked_takes_room(redis: Redis, clock: Clock, field: str) -> None:
     worker = Worker(redis, clock, policy=policy_of(budget("all", 10)))
-    await redis.hset(ALL, field, 7)
+    await redis.execute_command("HSET", ALL, field, 7)
     assert (await worker.admit((4, 0))).why is Why.BUDGET
     assert (await worker.admit((3, 0))).looked == 1
 
@@ -139,7 +139,7 @@ async def test_a_batch_s_own_limit_stands_in_redis(redis: Redis, clock: Clock) -
     worker = Worker(redis, clock)
     rules, own = worker.rules(capped="batch_1"), keys.batch_budget(UPSTREAM, "batch_1")
     assert (await worker.admit((1, 0), rules=rules)).why is Why.BUDGET  # no limit is a limit of nothing
-    await redis.hset(own, "limit", 5)
+    await redis.execute_command("HSET", own, "limit", 5)
     await redis.expire(own, 60)
     assert (await worker.admit((6, 0), rules=rules)).why is Why.BUDGET
     assert (await worker.admit((5, 0), rules=rules)).looked == 1
@@ -162,7 +162,7 @@ async def test_a_repeated_call_says_the_same_and_holds_nothing_twice(redis: Redi
 async def test_a_repeated_refusal_stays_one(redis: Redis, clock: Clock) -> None:
     """The first copy may come last: what it asks for is nobody's any more."""
     worker = Worker(redis, clock)
-    await redis.hset(PAUSES, MODEL, f"{NOON + 5}|429")
+    await redis.execute_command("HSET", PAUSES, MODEL, f"{NOON + 5}|429")
     ask = worker.ask([(1, 0)])
     told = await worker.send(ask)
     await clock.forward(5)
@@ -201,7 +201,9 @@ async def test_very_many_lines_in_one_ask(redis: Redis, clock: Clock) -> None:
     worker = Worker(redis, clock, policy=policy_of(budget("all", 10_000)))
     reply = await worker.admit(*[(1, 0)] * 9_000)
     assert (reply.looked, reply.why) == (9_000, Why.NOTHING)
-    assert await redis.hlen(keys.holds(UPSTREAM, "one")) == 9_000 + 3  # the answer, its number and the rules
+    assert (
+        await redis.execute_command("HLEN", keys.holds(UPSTREAM, "one")) == 9_000 + 3
+    )  # the answer, its number and the rules
 
 
 async def test_one_server_call_that_forgot_the_script(redis: Redis, clock: Clock) -> None:
@@ -216,7 +218,7 @@ async def test_holds_stay_while_their_owner_is_known(redis: Redis, clock: Clock)
     """However long that is: what expired would be held of budgets for ever."""
     worker = Worker(redis, clock)
     holds = keys.holds(UPSTREAM, "one")
-    await redis.hset(PAUSES, MODEL, f"{NOON + 5}|429")
+    await redis.execute_command("HSET", PAUSES, MODEL, f"{NOON + 5}|429")
     await worker.admit((0, 0))
     assert 0 < await redis.ttl(holds) <= DAY // 1000
     await clock.forward(5)
@@ -229,7 +231,7 @@ async def test_keys_of_the_past_end(redis: Redis, clock: Clock) -> None:
     limit = Limit(name="rate", match="*", requests_per_minute=1)
     rules = policy_of(budget("all", 9), budget("daily", 9, window="day"), limit, breaker=Breaker())
     await Worker(redis, clock, policy=rules).take(1)
-    assert await redis.pexpiretime(DAILY) == NOON + 12 * HOUR + 40 * DAY
+    assert await redis.execute_command("PEXPIRETIME", DAILY) == NOON + 12 * HOUR + 40 * DAY
     assert await redis.ttl(ALL) == -1
     for key in (model_key(), keys.limit(UPSTREAM, "rate", MODEL)):
         assert 0 < await redis.ttl(key) <= 2 * DAY // 1000

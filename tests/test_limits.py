@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from batchmill.config.policy import Limit
 from batchmill.store import keys
 from batchmill.store.gate import NEVER, Why
-from batchmill.store.settlement import Outcome
+from batchmill.store.settlement import Outcome, Settlement, settle
 
 from .gate_helpers import DAY, HOUR, NOON, Clock, Worker, fields, model_key, number, policy_of
 from .store_helpers import MODEL, UPSTREAM
@@ -157,6 +157,24 @@ async def test_refill_that_was_lost_while_the_bucket_was_full_stays_lost(redis: 
     assert await number(redis, RATE, "tokens") == 100 * UNIT
     await worker.settle(later, 0, 0)
     assert await number(redis, RATE, "tokens") == 1000 * UNIT
+
+
+async def test_peaks_that_hardly_differ_count_as_the_higher(redis: Redis, clock: Clock) -> None:
+    worker = worker_of(redis, clock, TOKENS)
+    held = await worker.take(0, 400)
+    await clock.forward(390)
+    await worker.take(0, 400)
+    await worker.settle(held, 0, 0)
+    assert 590 * UNIT <= await number(redis, RATE, "tokens") <= 600 * UNIT
+
+
+async def test_what_overflows_pays_for_nothing_that_was_used_too_much(redis: Redis, clock: Clock) -> None:
+    worker = worker_of(redis, clock, TOKENS)
+    held = [await worker.take(0, 100) for _ in range(2)]
+    await clock.forward(200)
+    ends = [Settlement(one.hold, 0, 0, used) for one, used in zip(held, (0, 600), strict=True)]
+    await settle(redis, worker.caller, [worker.settling(*ends, rules=held[0].rules)])
+    assert await number(redis, RATE, "tokens") == 500 * UNIT
 
 
 async def test_a_limit_in_use_never_expires(redis: Redis, clock: Clock) -> None:

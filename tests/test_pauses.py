@@ -1,118 +1,151 @@
-"""What the fleet learns from refusals: which scope rests, for how long, and how much less is sent."""
+"""Pauses that an upstream asks for, and the adaptive share of a model in the air."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from batchmill.openrouter.outcomes import Failure, Retry, Scope
 from batchmill.store import keys, pauses
-from batchmill.store.gate import Ask, Caller, Candidate, Reply, Why, admit
+from batchmill.store.gate import Why
 from batchmill.store.pauses import Pause
-from batchmill.store.rules import Rulebook
-from batchmill.store.settlement import Outcome, Settlement, Settling, settle
-from batchmill.workers import journey
+from batchmill.store.settlement import Outcome
 
-from .workers_helpers import failure
+from .gate_helpers import NOON, Clock, Worker, fields, model_key
+from .store_helpers import MODEL, UPSTREAM
 
-CALLER = Caller("upstream", "worker-1", 15.0)
-calls = iter(range(1, 10_000))
+PAUSES = keys.pauses(UPSTREAM)
 
 
-async def refuse(redis: Redis, seconds: float | None, *, scope: str = "a/b", cut: bool = False) -> Pause:
-    return await pauses.pause(redis, "upstream", "a/b", scope, "limited", seconds=seconds, cut=cut)
+async def pause(redis: Redis, scope: str = MODEL, *, seconds: float | None = None, cut: bool = False) -> Pause:
+    return await pauses.pause(redis, UPSTREAM, MODEL, scope, "slow down", seconds=seconds, cut=cut)
 
 
-async def ask(redis: Redis, model: str, count: int = 1) -> Reply:
-    rules = Rulebook("upstream").rules(model, "default", None, 0)
-    call = next(calls)
-    lines = tuple(Candidate(f"batch_1.{index}.c{call}", 0, 1) for index in range(count))
-    return (await admit(redis, CALLER, call, [Ask(rules, lines)]))[0]
+async def share(redis: Redis) -> float | None:
+    found = (await fields(redis, model_key())).get("share")
+    return None if found is None else float(found)
 
 
-async def end(redis: Redis, scope: str = "a/b") -> None:
-    """Let a pause be over."""
-    await redis.execute_command("HSET", keys.pauses("upstream"), scope, "1|limited")
+@pytest.mark.parametrize("seconds", [0.5, 7, 3600])
+async def test_the_upstream_says_how_long(redis: Redis, clock: Clock, seconds: float) -> None:
+    assert await pause(redis, seconds=seconds) == Pause(seconds, begun=True)
+    assert await fields(redis, PAUSES) == {MODEL: f"{NOON + round(seconds * 1000)}|slow down"}
+    reply = await Worker(redis, clock).admit((0, 0))
+    assert (reply.why, reply.which, reply.wait) == (Why.PAUSE, 1, seconds * 1000)
+    assert await redis.ttl(model_key()) > 0
 
 
-async def share(redis: Redis) -> float:
-    return float(await redis.execute_command("HGET", keys.model("upstream", "a/b"), "share") or 0)
+async def test_a_pause_is_at_least_a_moment(redis: Redis, clock: Clock) -> None:
+    assert await pause(redis, seconds=0) == Pause(0.001, begun=True)
 
 
-async def test_a_pause_holds_the_model_up_as_long_as_it_was_said(redis: Redis) -> None:
-    assert await refuse(redis, 60.0) == Pause(60.0, begun=True)
-    reply = await ask(redis, "a/b")
-    assert (reply.looked, reply.why) == (0, Why.PAUSE)
-    assert 0 < reply.wait <= 60_000
-    assert (await ask(redis, "c/d")).looked == 1
-    await end(redis)
-    assert (await ask(redis, "a/b")).looked == 1
-
-
-@pytest.mark.parametrize("told", [None, 60.0])
-async def test_refusals_of_one_volley_are_one_pause_and_one_cut(redis: Redis, told: float | None) -> None:
-    await ask(redis, "a/b", 9)
-    begun = [(await refuse(redis, told, cut=True)).begun for _ in range(20)]
-    assert begun == [True] + [False] * 19
-    assert await share(redis) == pytest.approx(7.0)
-
-
-async def test_a_longer_word_from_the_upstream_counts_even_in_a_pause(redis: Redis) -> None:
-    await refuse(redis, 100.0)
-    longer = await refuse(redis, 3000.0)
-    assert (longer.begun, longer.seconds > 2000) == (False, True)
-    shorter = await refuse(redis, 2.0)
-    assert shorter.seconds > 2000
-
-
-async def test_untold_pauses_grow_and_a_success_forgets_them(redis: Redis) -> None:
-    seen = []
+async def test_without_word_pauses_in_a_row_grow_longer(redis: Redis, clock: Clock) -> None:
+    lasted = []
     for _ in range(8):
-        seen.append((await refuse(redis, None)).seconds)
-        await end(redis)
-    assert seen == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-    rules = Rulebook("upstream").rules("a/b", "default", None, 0)
-    success = Settlement("batch_1.0.unknown", 0, 0, 1, Outcome.ANSWERED)
-    await settle(redis, CALLER, [Settling(1, rules, (success,))])
-    assert (await refuse(redis, None)).seconds == 1.0
+        told = await pause(redis)
+        assert told.begun
+        lasted.append(told.seconds)
+        await clock.forward(round(told.seconds * 1000))
+    assert lasted == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-@pytest.mark.parametrize(
-    ("told", "rests", "free"),
-    [
-        (failure(Retry.LATER, scope=Scope.MODEL), {"a/b:free"}, {"c/d:free", "c/d"}),
-        (failure(Retry.LATER, scope=Scope.FREE_MODELS), {"a/b:free", "c/d:free"}, {"c/d"}),
-        (failure(Retry.LATER, scope=Scope.ACCOUNT), {"a/b:free", "c/d:free", "c/d"}, set()),
-        (failure(Retry.ACCOUNT, scope=Scope.ACCOUNT), {"a/b:free", "c/d:free", "c/d"}, set()),
-    ],
-)
-async def test_a_refusal_rests_exactly_its_scope(redis: Redis, told: Failure, rests: set[str], free: set[str]) -> None:
-    await refuse(redis, 60.0, scope=journey.scope_of("a/b:free", told))
-    replies = {model: await ask(redis, model) for model in sorted(rests | free)}
-    assert {model for model, reply in replies.items() if reply.why is Why.PAUSE} == rests
+async def test_an_answer_ends_the_row(redis: Redis, clock: Clock) -> None:
+    worker = Worker(redis, clock)
+    for _ in range(3):
+        await clock.forward(round((await pause(redis)).seconds * 1000))
+    for outcome, expected in ((Outcome.NOTHING, 8), (Outcome.FAILED, 16), (Outcome.ANSWERED, 1)):
+        await worker.finish(outcome)
+        told = await pause(redis)
+        assert told.seconds == expected
+        await clock.forward(expected * 1000)
 
 
-async def test_a_share_is_cut_from_what_is_in_the_air_and_never_to_nothing(redis: Redis) -> None:
-    await ask(redis, "a/b", 9)
-    await refuse(redis, 60.0, cut=True)
-    assert await share(redis) == pytest.approx(7.0)
-    for _ in range(20):
-        await end(redis)
-        await refuse(redis, 60.0, cut=True)
-    assert await share(redis) == 1.0
+async def test_the_refusals_of_one_volley_are_one_pause(redis: Redis, clock: Clock) -> None:
+    assert (await pause(redis, seconds=2)).begun
+    await clock.forward(500)
+    assert await pause(redis) == Pause(1.5, begun=False)
+    assert await pause(redis, seconds=1) == Pause(1.5, begun=False)
+    assert await pause(redis, seconds=4) == Pause(4, begun=False)
+    assert await fields(redis, PAUSES) == {MODEL: f"{NOON + 4500}|slow down"}
+    assert (await fields(redis, model_key()))["streak"] == "1"
+    await clock.forward(4000)
+    assert (await pause(redis)).begun
 
 
-async def test_a_share_grows_by_one_a_round(redis: Redis) -> None:
-    await ask(redis, "a/b", 9)
-    await refuse(redis, 60.0, cut=True)
-    rules = Rulebook("upstream").rules("a/b", "default", None, 0)
-    for number in range(1, 8):
-        success = Settlement(f"batch_1.{number}.unknown", 0, 0, 1, Outcome.ANSWERED)
-        await settle(redis, CALLER, [Settling(number, rules, (success,))])
-    assert 7.8 < await share(redis) <= 8.0
+async def test_scopes_are_paused_apart(redis: Redis, clock: Clock) -> None:
+    for scope, seconds in ((MODEL, 1), ("account", 5), (":free", 3)):
+        assert await pause(redis, scope, seconds=seconds) == Pause(seconds, begun=True)
 
 
-async def test_pauses_that_are_over_are_forgotten_and_an_operators_is_not(redis: Redis) -> None:
-    await refuse(redis, 60.0)
-    await end(redis, "c/d")
-    await redis.execute_command("HSET", keys.pauses("upstream"), "op:e/f", "-1|operator")
-    await pauses.drop_over(redis, "upstream")
-    assert set(await redis.execute_command("HKEYS", keys.pauses("upstream"))) == {b"a/b", b"op:e/f"}
+async def test_the_share_is_cut_once_a_pause(redis: Redis, clock: Clock) -> None:
+    worker = Worker(redis, clock)
+    await worker.admit(*[(0, 0)] * 9)
+    await pause(redis, seconds=1, cut=True)
+    assert await share(redis) == pytest.approx(7)  # of nine in the air and the one that was refused
+    await pause(redis, seconds=1, cut=True)
+    assert await share(redis) == pytest.approx(7)
+    await clock.forward(1000)
+    await pause(redis, seconds=1, cut=True)
+    assert await share(redis) == pytest.approx(4.9)
+    await clock.forward(1000)
+    reply = await worker.admit((0, 0))
+    assert (reply.looked, reply.why) == (0, Why.SHARE)
+
+
+async def test_a_share_far_above_what_is_in_the_air_is_cut_from_there(redis: Redis, clock: Clock) -> None:
+    await redis.execute_command("HSET", model_key(), "share", 500, "in_air", 9)
+    await pause(redis, seconds=1, cut=True)
+    assert await share(redis) == pytest.approx(7)
+
+
+async def test_one_line_may_always_be_in_the_air(redis: Redis, clock: Clock) -> None:
+    worker = Worker(redis, clock)
+    for _ in range(5):
+        await pause(redis, seconds=1, cut=True)
+        await clock.forward(1000)
+    assert await share(redis) == 1
+    assert (await worker.admit((0, 0), (0, 0))).looked == 1
+
+
+async def test_a_pause_need_not_cut(redis: Redis, clock: Clock) -> None:
+    await pause(redis, seconds=1)
+    assert await share(redis) is None
+
+
+async def test_the_share_grows_by_one_for_each_round_of_answers(redis: Redis, clock: Clock) -> None:
+    worker = Worker(redis, clock)
+    await redis.execute_command("HSET", model_key(), "share", 4)
+    await worker.finish(Outcome.NOTHING, Outcome.FAILED)
+    assert await share(redis) == 4
+    for expected in (5, 6, 7):
+        await worker.finish(*[Outcome.ANSWERED] * (expected - 1))
+        assert await share(redis) == expected
+    await redis.execute_command("HSET", model_key(), "share", 1024)
+    await worker.finish(Outcome.ANSWERED)
+    assert await share(redis) is None
+
+
+async def test_pauses_that_are_over_are_dropped(redis: Redis, clock: Clock) -> None:
+    await redis.execute_command(
+        "HSET", PAUSES, "over", f"{NOON - 1}|429", "now", f"{NOON}|429", "op:x", "-1|operator", "on", f"{NOON + 1}|429"
+    )
+    await pauses.drop_over(redis, UPSTREAM)
+    assert set(await fields(redis, PAUSES)) == {"now", "op:x", "on"}
+
+
+async def test_a_scope_that_is_paused_anew_meanwhile_stays_paused(
+    redis: Redis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await redis.execute_command("HSET", PAUSES, MODEL, f"{NOON - 1}|429")
+    read: Callable[..., Awaitable[Any]] = redis.execute_command
+    paused: list[Pause] = []
+
+    async def read_and_be_late(*command: Any, **options: Any) -> Any:
+        found = await read(*command, **options)
+        if command[0] == "HGETALL" and not paused:
+            paused.append(await pause(redis, seconds=30))
+        return found
+
+    monkeypatch.setattr(redis, "execute_command", read_and_be_late)
+    await pauses.drop_over(redis, UPSTREAM)
+    assert await fields(redis, PAUSES) == {MODEL: f"{NOON + 30_000}|slow down"}
