@@ -59,7 +59,7 @@ local function enter(batch)
   end
 end
 
-local function come_due() -- shards given back for later, and batches; returns how many there were
+local function come_due() -- shards given back for later, and batches; returns whether there may be more
   local due = redis.call('ZRANGEBYSCORE', lane, LATER, now, 'LIMIT', 0, CHUNK)
   for _, reference in ipairs(due) do
     local batch = batch_of(reference)
@@ -70,7 +70,7 @@ local function come_due() -- shards given back for later, and batches; returns h
   end
   local back = redis.call('ZRANGEBYSCORE', parked, '-inf', now, 'LIMIT', 0, CHUNK)
   for _, batch in ipairs(back) do enter(batch) end
-  return #due + #back
+  return #due == CHUNK or #back == CHUNK
 end
 
 local function take(reference, score, project, priority, tag)
@@ -86,7 +86,8 @@ local function take(reference, score, project, priority, tag)
 end
 
 local function take_begun()
-  local found = redis.call('ZRANGEBYSCORE', lane, '-inf', SLOT - 1, 'WITHSCORES', 'LIMIT', 0, left_out > 0 and CHUNK or 1)
+  local most = left_out > 0 and CHUNK or 1
+  local found = redis.call('ZRANGEBYSCORE', lane, '-inf', SLOT - 1, 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #found, 2 do
     local batch = batch_of(found[i])
     if not without[batch] then
@@ -98,7 +99,7 @@ local function take_begun()
   return false
 end
 
--- Take shards of a batch until another one's turn comes: at the tag `next_start` in its project, or `next_tag` in another.
+-- Take shards of a batch until another one's turn comes: at `next_start` in its project, or at `next_tag` in another.
 local function take_of(batch, start, next_start, name, tag, next_tag)
   local project, taken = known[name], false
   local slot, stride, priority = facts_of(batch)
@@ -138,8 +139,9 @@ local function take_turn()
     local found, first = flows_of(name), 1
     while without[found[first]] do first = first + 2 end
     if found[first] then
-      local start, next_start = tonumber(found[first + 1]), tonumber(found[first + 3] or math.huge)
-      if take_of(found[first], start, next_start, name, tonumber(tag), tonumber(next_tag or math.huge)) then return true end
+      local start, next_start = tonumber(found[first + 1]), tonumber(found[first + 3]) or math.huge
+      next_tag = tonumber(next_tag) or math.huge
+      if take_of(found[first], start, next_start, name, tonumber(tag), next_tag) then return true end
     elseif #found > 0 then
       at = at + 1
     else -- its tag has come up: nothing of it needs to be remembered any more
@@ -166,9 +168,14 @@ local function take_stray() -- a shard whose batch has no flow: that must not be
 end
 
 if room <= 0 then return claimed end
-come_due()
+local more = come_due()
 while room > 0 and take_begun() do end
-while room > 0 and (take_turn() or come_due() > 0) do end
+while room > 0 do
+  if not take_turn() then
+    if not more then break end
+    more = come_due()
+  end
+end
 if #claimed == 0 then take_stray() end
 local changed = { 'clock', clock }
 for name, project in pairs(known) do
