@@ -29,10 +29,10 @@ end
 
 local function project_of(name)
   if not known[name] then
-    local number, clock = string.match(redis.call('HGET', turns, ':' .. name) or '', '^(%d+)|(%d+)$')
+    local number, own = string.match(redis.call('HGET', turns, ':' .. name) or '', '^(%d+)|(%d+)$')
     if not number then return nil end
     local weight = tonumber(redis.call('HGET', weights, name) or 1) or 1
-    known[name] = { base = number * SPAN, clock = tonumber(clock), weight = weight > 0 and weight or 1 }
+    known[name] = { base = number * SPAN, clock = tonumber(own), weight = weight > 0 and weight or 1 }
   end
   return known[name]
 end
@@ -59,7 +59,7 @@ local function enter(batch)
   end
 end
 
-local function come_due() -- shards given back for later, and batches; returns how many there were
+local function come_due() -- shards given back for later, and batches; returns whether there may be more
   local due = redis.call('ZRANGEBYSCORE', lane, LATER, now, 'LIMIT', 0, CHUNK)
   for _, reference in ipairs(due) do
     local batch = batch_of(reference)
@@ -70,68 +70,78 @@ local function come_due() -- shards given back for later, and batches; returns h
   end
   local back = redis.call('ZRANGEBYSCORE', parked, '-inf', now, 'LIMIT', 0, CHUNK)
   for _, batch in ipairs(back) do enter(batch) end
-  return #due + #back
+  return #due == CHUNK or #back == CHUNK
 end
 
 local function take(reference, score, project, priority, tag)
   redis.call('ZREM', lane, reference)
   redis.call('ZADD', leases, now + lease, reference)
   redis.call('HSET', runs, reference, run)
-  for _, value in ipairs({ reference, score, project or 'default', priority or 'normal', tag }) do
-    claimed[#claimed + 1] = value
-  end
+  local last = #claimed
+  claimed[last + 1], claimed[last + 2], claimed[last + 3] = reference, score, project or 'default'
+  claimed[last + 4], claimed[last + 5] = priority or 'normal', string.format('%.17g', tag)
   local lines = tonumber(string.match(reference, '%.(%d+)$')) or 1
   room = left_out > 0 and 0 or room - lines
   return lines
 end
 
 local function take_begun()
-  local found = redis.call('ZRANGEBYSCORE', lane, '-inf', SLOT - 1, 'WITHSCORES', 'LIMIT', 0, left_out > 0 and CHUNK or 1)
+  local most = left_out > 0 and CHUNK or 1
+  local found = redis.call('ZRANGEBYSCORE', lane, '-inf', SLOT - 1, 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #found, 2 do
     local batch = batch_of(found[i])
     if not without[batch] then
       local _, _, priority, project = facts_of(batch)
-      take(found[i], found[i + 1], project, priority, '0')
+      take(found[i], found[i + 1], project, priority, 0)
       return true
     end
   end
   return false
 end
 
-local function take_of(batch, start, name, tag)
-  local project = known[name]
+-- Take shards of a batch until another one's turn comes: at `next_start` in its project, or at `next_tag` in another.
+local function take_of(batch, start, next_start, name, tag, next_tag)
+  local project, taken = known[name], false
   local slot, stride, priority = facts_of(batch)
-  local head = slot and redis.call('ZRANGEBYSCORE', lane, slot * SLOT, (slot + 1) * SLOT - 1, 'WITHSCORES', 'LIMIT', 0, 1)
-  if not head or #head == 0 then
+  local first = (slot or 0) * SLOT
+  repeat
+    local head = slot and redis.call('ZRANGEBYSCORE', lane, first, first + SLOT - 1, 'WITHSCORES', 'LIMIT', 0, 1)
+    if not head or #head == 0 then break end
+    if left_out == 0 then -- else others were passed over, and what comes must not start behind them
+      project.clock, project.served, clock = start - project.base, true, tag
+    end
+    local lines = take(head[1], head[2], name, priority, tag)
+    start = math.min(start + lines * stride, project.base + SPAN - 1)
+    tag = tag + lines / project.weight
+    taken = true
+  until room <= 0 or start >= next_start or tag >= next_tag
+  if taken then
+    redis.call('ZADD', flows, start, batch)
+    redis.call('ZADD', projects, tag, name)
+  else
     redis.call('ZREM', flows, batch) -- all is claimed; what is given back brings it back
-    return false
   end
-  local lines = take(head[1], head[2], name, priority, tag)
-  redis.call('ZADD', flows, math.min(start + lines * stride, project.base + SPAN - 1), batch)
-  redis.call('ZADD', projects, tag + lines / project.weight, name)
-  if left_out == 0 then -- else others were passed over, and what comes must not start behind them
-    project.clock, project.served = start - project.base, true
-    clock = tag
-  end
-  return true
+  return taken
 end
 
 local function flows_of(name)
   local project = project_of(name)
   if not project then return {} end
   local base = project.base
-  return redis.call('ZRANGEBYSCORE', flows, base, base + SPAN - 1, 'WITHSCORES', 'LIMIT', 0, left_out + 1)
+  return redis.call('ZRANGEBYSCORE', flows, base, base + SPAN - 1, 'WITHSCORES', 'LIMIT', 0, left_out + 2)
 end
 
 local function take_turn()
   local at = 0 -- of the projects, how many are passed over
   while true do
-    local name, tag = unpack(redis.call('ZRANGE', projects, at, at, 'WITHSCORES'))
+    local name, tag, _, next_tag = unpack(redis.call('ZRANGE', projects, at, at + 1, 'WITHSCORES'))
     if not name then return false end
     local found, first = flows_of(name), 1
     while without[found[first]] do first = first + 2 end
     if found[first] then
-      if take_of(found[first], tonumber(found[first + 1]), name, tag) then return true end
+      local start, next_start = tonumber(found[first + 1]), tonumber(found[first + 3]) or math.huge
+      next_tag = tonumber(next_tag) or math.huge
+      if take_of(found[first], start, next_start, name, tonumber(tag), next_tag) then return true end
     elseif #found > 0 then
       at = at + 1
     else -- its tag has come up: nothing of it needs to be remembered any more
@@ -150,7 +160,7 @@ local function take_stray() -- a shard whose batch has no flow: that must not be
     local batch = batch_of(head[1])
     if not without[batch] and not redis.call('ZSCORE', parked, batch) then
       local _, _, priority, project = facts_of(batch)
-      take(head[1], head[2], project, priority, '0')
+      take(head[1], head[2], project, priority, 0)
       return
     end
     from = (math.floor(head[2] / SLOT) + 1) * SLOT
@@ -158,9 +168,14 @@ local function take_stray() -- a shard whose batch has no flow: that must not be
 end
 
 if room <= 0 then return claimed end
-come_due()
+local more = come_due()
 while room > 0 and take_begun() do end
-while room > 0 and (take_turn() or come_due() > 0) do end
+while room > 0 do
+  if not take_turn() then
+    if not more then break end
+    more = come_due()
+  end
+end
 if #claimed == 0 then take_stray() end
 local changed = { 'clock', clock }
 for name, project in pairs(known) do

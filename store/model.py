@@ -47,11 +47,6 @@ class Priority(StrEnum):
     LOW = "low"
 
     @property
-    def share(self) -> int:
-        """The batch's part of its project's turns, against other batches."""
-        return _SHARES[self]
-
-    @property
     def stride(self) -> int:
         """How far a line moves the batch's tag on: the inverse of its share, in whole numbers."""
         return _SHARES[Priority.HIGH] // _SHARES[self]
