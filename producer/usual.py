@@ -1,7 +1,8 @@
 """The usual line, read at once: OpenAI's batch form with nothing to complete and nothing to complain about.
 
-Nearly every line of a large file is one, and reading it so takes half the time. Whatever is not, is None here
-and gets the closer look of `forms`, which alone knows what to say about it; a test holds the two to the same answers.
+Nearly every line of a large file is one, and reading it so takes little more than half the time. Whatever is not, is
+None here and gets the closer look of `forms`, which alone knows what to say about it; a test holds the two to the same
+answers.
 """
 
 from typing import Final, Literal
