@@ -137,10 +137,10 @@ async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
     name = keys.batch(batch_id)
     if await redis.execute_command("TTL", name) > retention // 2:
         return
-    content = await redis.execute_command("HGET", name, "content")
+    content, upstream = await redis.execute_command("HMGET", name, "content", "upstream")
     if content:
         await redis.execute_command("EXPIRE", keys.content(content.decode()), 2 * retention)
-    names = []
+    names = [keys.batch_budget(upstream.decode(), batch_id)] if upstream else []
     for shard in await open_shards(redis, batch_id):
         names += [keys.shard(shard.reference), keys.job(shard.reference)]
     names += [keys.open_shards(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id)]

@@ -32,6 +32,12 @@ async def pause(
     return Pause(int(wait) / 1000, bool(begun))
 
 
+async def slow_down(redis: Redis, upstream: str, model: str) -> bool:
+    """Let less of an overloaded model into the air, once in a while; return whether this was the time. No pause."""
+    _, done = await _pause(redis, [keys.pauses(upstream), keys.model(upstream, model)], ["", "", "", "1"])
+    return bool(done)
+
+
 async def drop_over(redis: Redis, upstream: str) -> None:
     """Forget pauses that are over."""
     now, name = await now_ms(redis), keys.pauses(upstream)

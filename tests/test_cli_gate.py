@@ -92,6 +92,7 @@ def add_suspect(desk: Desk, upstream: str, hold: str, amount: int) -> None:
         "model": MODEL,
         "generation": "gen-1",
         "at": 1_700_000_000_000,
+        "budgets": [],
     }
     in_redis(desk, "HSET", keys.suspects(upstream), hold, msgspec.json.encode(told).decode())
 
@@ -169,7 +170,7 @@ def test_suspects_are_freed_by_explicit_command_only(desk: Desk, upstream: str) 
 
 
 def test_restored_books_are_accepted(desk: Desk, upstream: str) -> None:
-    in_redis(desk, "HSET", keys.books(upstream), "alarm", "restored")
+    in_redis(desk, "HSET", keys.books(upstream), "alarm", '{"known":"one","seen":7,"found":3}')
     accepted = desk.run("budgets", "accept-restored")
     assert (accepted.code, accepted.err.count("\n")) == (0, 1)
     assert in_redis(desk, "HGET", keys.books(upstream), "alarm") is None

@@ -113,7 +113,9 @@ async def test_an_outage_does_not_end_the_watch_over_a_run(monkeypatch: pytest.M
     monkeypatch.setattr(attendance, "account_refusal", mock.AsyncMock(return_value="no credits"))
     monkeypatch.setattr(attendance, "_START_UP", 0)
     monkeypatch.setattr(attendance, "_LOOK_EVERY", 0)
-    assert await attendance._until_refused(batch, mock.Mock(), mock.Mock()) == "no credits"
+    assert await attendance._until_stuck(batch, mock.Mock(), mock.Mock()) == attendance.Ended(
+        attendance.Ending.REFUSED, "no credits"
+    )
 
 
 async def _next_of(errors: Iterator[Exception], otherwise: object) -> object:

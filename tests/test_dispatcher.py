@@ -2,13 +2,12 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 import uvloop
 
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.outcomes import Fault, Outcome, Retry, Scope
+from batchmill.openrouter.outcomes import Failure, Fault, Outcome, Retry, Scope
 from batchmill.store.lanes import Ending
 from batchmill.store.model import Line, LineState
 from batchmill.store.pauses import Pause
@@ -137,17 +136,19 @@ async def test_a_refused_account_rests_everything_and_loses_no_line() -> None:
     desk.check_books()
 
 
-async def test_a_line_that_is_refused_waits_until_the_fleet_knows_of_the_pause() -> None:
+async def test_a_line_that_is_refused_waits_until_the_fleet_knows_of_the_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Else it would be sent again before the gate knows better."""
     desk = Desk(script=lambda _: failure(Retry.LATER, status=429, retry_after=60.0))
     known = asyncio.Event()
-    original = desk.dispatcher._flights._rest
+    original = desk.rest
 
-    async def slow(*told: Any) -> Pause:
+    async def slow(model: str, scope: str, refusal: Failure, seconds: float | None) -> Pause:
         await known.wait()
-        return await original(*told)
+        return await original(model, scope, refusal, seconds)
 
-    desk.dispatcher._flights._rest = slow
+    monkeypatch.setattr(desk, "rest", slow)
     shard = desk.shard("m", ["a"])
     await settle()
     assert (len(desk.upstream.calls), desk.dispatcher.in_air, shard.in_air) == (1, 0, 1)
@@ -340,3 +341,11 @@ async def test_room_is_bounded_whatever_waits(concurrency: int) -> None:
 async def _until(condition: object) -> None:
     while not condition():  # type: ignore[operator]  # a callable without arguments
         await asyncio.sleep(0)
+
+
+async def test_an_overloaded_model_is_sent_less_and_not_paused() -> None:
+    outcomes = iter([failure(Retry.BACKOFF, status=529)])
+    desk = Desk(script=lambda _: next(outcomes, OK))
+    shard = desk.shard("m", ["a"])
+    assert await shard.ended is Ending.DONE
+    assert (desk.slowed, desk.rests) == (["m"], [])

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,7 @@ class Call(msgspec.Struct, frozen=True):
     status: str
 
 
-async def set_faults(at: Scene, faults: dict[str, object]) -> None:
+async def set_faults(at: Scene, faults: Mapping[str, object]) -> None:
     async with httpx.AsyncClient() as client:
         reply = await client.post(at.simulator.base_url.removesuffix("/api/v1") + "/_sim/faults", json=faults)
     assert reply.status_code == 200
@@ -41,7 +42,7 @@ async def calls_of(at: Scene, model: str) -> list[Call]:
 
 async def is_open(at: Scene) -> bool:
     state = await at.store.redis.execute_command("HGET", keys.model(at.settings.upstream_name, DEAD), "state")
-    return state == b"open"
+    return bool(state == b"open")
 
 
 async def done(batch: Batch, count: int) -> bool:

@@ -149,3 +149,22 @@ async def test_a_scope_that_is_paused_anew_meanwhile_stays_paused(
     monkeypatch.setattr(redis, "execute_command", read_and_be_late)
     await pauses.drop_over(redis, UPSTREAM)
     assert await fields(redis, PAUSES) == {MODEL: f"{NOON + 30_000}|slow down"}
+
+
+async def test_an_overloaded_model_is_slowed_down_once_in_a_while_and_not_paused(redis: Redis, clock: Clock) -> None:
+    await redis.execute_command("HSET", keys.model(UPSTREAM, MODEL), "in_air", 9)
+    assert await pauses.slow_down(redis, UPSTREAM, MODEL)
+    assert not await pauses.slow_down(redis, UPSTREAM, MODEL)
+    assert float(await redis.execute_command("HGET", keys.model(UPSTREAM, MODEL), "share")) == 7.0
+    await clock.forward(5_000)
+    assert await pauses.slow_down(redis, UPSTREAM, MODEL)
+    assert float(await redis.execute_command("HGET", keys.model(UPSTREAM, MODEL), "share")) == pytest.approx(4.9)
+    assert not await redis.exists(keys.pauses(UPSTREAM))
+
+
+async def test_what_an_operator_tripped_has_no_end(redis: Redis, clock: Clock) -> None:
+    name = keys.model(UPSTREAM, MODEL)
+    await redis.execute_command("HSET", name, "state", "open", "until", -1, "tripped", "operator")
+    await pauses.pause(redis, UPSTREAM, MODEL, MODEL, "limited", seconds=1.0, cut=True)
+    assert await redis.ttl(name) == -1
+    await redis.delete(name)

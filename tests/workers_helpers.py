@@ -203,6 +203,7 @@ class Desk:
         self.ledger = Ledger()
         self.gate = Gate()
         self.blocked: list[tuple[Reason, float]] = []
+        self.slowed: list[str] = []
         self.rests: list[tuple[str, str, float | None]] = []
         self.dispatcher = Dispatcher(
             self.upstream.send,
@@ -211,7 +212,7 @@ class Desk:
             retry or RetrySettings(first_delay=0.001, max_delay=0.002),
             concurrency=concurrency,
             on_blocked=lambda reason, seconds: self.blocked.append((reason, seconds)),
-            rest=self._rest,
+            restraint=self,
         )
         self.gate.serve(self.dispatcher)
 
@@ -235,11 +236,14 @@ class Desk:
         assert sorted(settlement.hold for settlement in self.ledger.settled) == sorted(self.gate.holds)
         assert self.ledger.in_air == 0
 
-    async def _rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
+    async def rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
         self.rests.append((model, scope, seconds))
         begun = scope not in self.gate.paused
         self.gate.paused[scope] = time.monotonic() + (seconds or 0.01)
         return Pause(seconds or 0.01, begun)
+
+    async def slow_down(self, model: str) -> None:
+        self.slowed.append(model)
 
 
 async def settle() -> None:

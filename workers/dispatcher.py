@@ -16,7 +16,7 @@ from batchmill.store.gate import Reply, Why
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Settlement
 from batchmill.workers import journey
-from batchmill.workers.flights import SAID, Blocked, Flights, Rest, Send
+from batchmill.workers.flights import SAID, Blocked, Flights, Restraint, Send
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import Hold, LineRun, ShardRun
 from batchmill.workers.places import Lane, Lanes
@@ -41,12 +41,12 @@ class Dispatcher:
         *,
         concurrency: int,
         on_blocked: Blocked,
-        rest: Rest,
+        restraint: Restraint,
     ) -> None:
         self._recorder = recorder
         self._gatekeeper = gatekeeper
         self._on_blocked = on_blocked
-        self._flights = Flights(send, recorder, retry, self, on_blocked=on_blocked, rest=rest)
+        self._flights = Flights(send, recorder, retry, self, on_blocked=on_blocked, restraint=restraint)
         self._lanes = Lanes()
         self._bytes = 0  # of the lines of all shards here
         self._shards: set[ShardRun] = set()
@@ -54,6 +54,7 @@ class Dispatcher:
         self.free = concurrency
         self.draining = False
         self.on_hungry: Callable[[], None] = lambda: None  # set by the watch
+        self.on_short: Callable[[str], None] = lambda _: None  # told the model; set by the watch
         recorder.on_healthy = self.pump
         recorder.on_settled = self._settled
 
@@ -216,6 +217,8 @@ class Dispatcher:
             return
         lane.sated(run.shard.claim.batch_id)
         self._flights.begin(run, hold, lane)
+        if lane.short_of(run):
+            self.on_short(lane.model)
 
     def _say(self, rules: Rules, reply: Reply, run: LineRun) -> None:
         reason = reason_of(rules, reply, run.shard.claim.batch_id)

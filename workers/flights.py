@@ -22,14 +22,23 @@ from batchmill.workers.recorder import Recorder
 
 log = structlog.get_logger()
 
+_OVERLOADED = 529
 SAID = 2.0
 """Seconds that a reason stands longer than the wait, until the next one is said."""
 
 Send = Callable[[LineRun], Awaitable[Outcome]]
 Blocked = Callable[[Reason, float], None]
 """Told why lines of a scope wait, and for how many seconds."""
-Rest = Callable[[str, str, Failure, float | None], Awaitable[Pause]]
-"""Pauses a scope for the fleet: model, scope, the refusal, seconds that it told."""
+
+
+class Restraint(Protocol):
+    """How the whole fleet holds back after a refusal."""
+
+    async def rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
+        """Pause a scope, for as long as the upstream told."""
+
+    async def slow_down(self, model: str) -> None:
+        """Send less to a model at once: it is overloaded."""
 
 
 class Ground(Protocol):
@@ -49,14 +58,21 @@ class Flights:
     """The calls of one process."""
 
     def __init__(
-        self, send: Send, recorder: Recorder, retry: RetrySettings, ground: Ground, *, on_blocked: Blocked, rest: Rest
+        self,
+        send: Send,
+        recorder: Recorder,
+        retry: RetrySettings,
+        ground: Ground,
+        *,
+        on_blocked: Blocked,
+        restraint: Restraint,
     ) -> None:
         self._send = send
         self._recorder = recorder
         self._retry = retry
         self._ground = ground
         self._on_blocked = on_blocked
-        self._rest = rest
+        self._restraint = restraint
         self._tasks: dict[asyncio.Task[None], tuple[LineRun, Lane]] = {}
 
     def begin(self, run: LineRun, hold: Hold, lane: Lane) -> None:
@@ -94,6 +110,8 @@ class Flights:
         self._ground.pump()
         if rest is not None:
             await self._rest_scope(run, lane, rest)
+        elif isinstance(outcome, Failure) and outcome.status == _OVERLOADED:
+            await self._restraint.slow_down(lane.model)
 
     def _over(self, task: "asyncio.Task[None]") -> None:
         """See to a call that was given up, also to one that had not begun yet."""
@@ -134,7 +152,7 @@ class Flights:
         failure, scope = rest.failure, journey.scope_of(lane.model, rest.failure)
         run.shard.in_air += 1  # still ours: the shard must not end meanwhile
         try:
-            pause = await self._rest(lane.model, scope, failure, rest.delay)
+            pause = await self._restraint.rest(lane.model, scope, failure, rest.delay)
         finally:
             run.shard.in_air -= 1
             self._ground.wait(run, lane)

@@ -29,6 +29,7 @@ from batchmill.workers.line import Hold, LineRun
 PACE = 0.004
 """Seconds between two calls under load: places that come free meanwhile share a round trip."""
 
+_UNPRICED = 2**53  # nano-dollars: more than any budget
 _LOOK_EVERY = 1.0  # seconds; whatever nobody woke us for
 
 log = structlog.get_logger()
@@ -128,8 +129,13 @@ class Gatekeeper:
         return f"{run.shard.claim.batch_id}.{run.line.index}.{self._suffix}{next(self._numbers)}"
 
 
+def _bound(run: LineRun, rules: Rules) -> int:
+    """Return what a line may cost. One without a price, enqueued under no budget, fits into none that came since."""
+    return _UNPRICED if rules.budgets and run.shard.terms.pricing is None else run.line.bound
+
+
 def _candidates(question: Question) -> tuple[Candidate, ...]:
     return tuple(
-        Candidate(hold.id, run.line.bound, run.line.tokens)
+        Candidate(hold.id, _bound(run, question.rules), run.line.tokens)
         for run, hold in zip(question.runs, question.holds, strict=True)
     )

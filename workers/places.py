@@ -20,6 +20,7 @@ _UNKNOWN_WAIT = 0.25
 _STARVED_LOOK = 0.25
 _STARVED_SLACK = 0.05  # by how much a block outlasts the timer that ends it
 _FEED_EVERY = 0.1
+_FEW = 4  # lines of a batch that are as good as none when the next shard takes a round trip or two
 _MOST_STRANGERS = 16  # batches of one lane here, when its limits let little through
 _AT_ONCE = (Why.NOTHING, Why.POLICY, Why.WINDOW, Why.BUDGET)
 
@@ -168,14 +169,18 @@ class Lane:
             self._turns.block(batch_id, 0.0)
 
     def known(self) -> list[str] | None:
-        """Return the batches here when one that is not among them is welcome; None when none is.
+        """Return the batches of which there are enough lines here, when others are welcome; None when none are.
 
         A lane whose rules let little through takes few lines in; but no batch may wait behind another's backlog.
         """
         if not self.limited and not self._starved:
             return None
-        batches = self._turns.batches()
-        return sorted(batches) if 0 < len(batches) < _MOST_STRANGERS else None
+        batches = self._turns.batches(_FEW)
+        return sorted(batches) if len(batches) < _MOST_STRANGERS else None
+
+    def short_of(self, run: LineRun) -> bool:
+        """Whether so few lines of its batch are left in a limited lane that more must come, lest its turns are lost."""
+        return self.limited and self._turns.left(run) < _FEW
 
     def _rested(self, wake: Wake) -> None:
         self._rest = None

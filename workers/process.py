@@ -18,12 +18,11 @@ import structlog
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
-from batchmill.openrouter.outcomes import Failure, Outcome, Retry
-from batchmill.store import batches, pauses
+from batchmill.openrouter.outcomes import Outcome
+from batchmill.store import batches
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
-from batchmill.store.pauses import Pause
 from batchmill.workers import journey
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.gatekeeper import Gatekeeper
@@ -32,6 +31,7 @@ from batchmill.workers.line import LineRun
 from batchmill.workers.maintenance import Maintenance
 from batchmill.workers.reasons import Reason
 from batchmill.workers.recorder import Recorder
+from batchmill.workers.restraint import FleetRestraint
 from batchmill.workers.tasks import end
 from batchmill.workers.watch import LaneWatch
 
@@ -75,7 +75,7 @@ class WorkerProcess:
             settings.retry,
             concurrency=worker.concurrency,
             on_blocked=self._blocked,
-            rest=self._rest,
+            restraint=FleetRestraint(self._redis, settings.upstream_name),
         )
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
         self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
@@ -162,13 +162,6 @@ class WorkerProcess:
             run.generation = generation
 
         return await self._upstream.complete(journey.payload(run), told)
-
-    async def _rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
-        """Have the whole fleet pause what a refusal covers; what is paid for by the account is never cut."""
-        upstream, cut = self._settings.upstream_name, failure.retry is Retry.LATER
-        return await outlive(
-            lambda: pauses.pause(self._redis, upstream, model, scope, failure.code, seconds=seconds, cut=cut)
-        )
 
     async def _note_generations(self) -> None:
         while True:

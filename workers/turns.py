@@ -145,9 +145,15 @@ class Turns:
         """Return how many lines are here, those of blocked batches too."""
         return self._count
 
-    def batches(self) -> set[str]:
-        """Return the batches that have lines here."""
-        return {flow.name for flow in self._flows() if flow.lines}
+    def batches(self, least: int = 1) -> set[str]:
+        """Return the batches that have so many lines here, at least."""
+        return {flow.name for flow in self._flows() if len(flow.lines) >= least}
+
+    def left(self, run: LineRun) -> int:
+        """Return how many lines of a line's batch are here."""
+        project = self._projects.members.get(run.shard.terms.project)
+        flow = project.flows.members.get(run.shard.claim.batch_id) if project else None
+        return len(flow.lines) if flow else 0
 
     def add(self, shard: ShardRun) -> None:
         """Take in a shard's open lines, behind those of its batch that are here."""

@@ -42,6 +42,7 @@ class LaneWatch:
         self._pulling: dict[str, asyncio.Task[None]] = {}
         self._idle: dict[str, int] = {}
         dispatcher.on_hungry = self._hungry
+        dispatcher.on_short = self._short
 
     async def look(self) -> None:
         """Keep the set of live lanes right, for ever."""
@@ -118,6 +119,10 @@ class LaneWatch:
     def _leave(self, model: str) -> None:
         self._pulling.pop(model).cancel()
         del self._workers[model], self._idle[model]
+
+    def _short(self, model: str) -> None:
+        if model in self._workers:
+            self._workers[model].notify()
 
     def _hungry(self) -> None:
         for worker in self._workers.values():
