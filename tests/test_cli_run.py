@@ -153,10 +153,15 @@ def test_bad_lines_stop_all_or_are_skipped(desk: Desk, simulator: SimulatorProce
     assert "to try them again" not in ended.err, "they can't be sent, however often"
 
 
+SHORT = "mistralai/mistral-7b-instruct-v0.1"
+"""A model of the simulator's that reads 2,824 tokens at most."""
+
+
 def test_the_way_to_try_again_is_one_that_works(desk: Desk) -> None:
     desk.write("prompts.jsonl", 2)
     with (desk.folder / "prompts.jsonl").open("a") as file:
-        file.write('no json\n{"model": "nobody/knows", "messages": [{"role": "user", "content": "Who?"}]}\n')
+        too_long = {"model": SHORT, "max_tokens": 5, "messages": [{"role": "user", "content": "Why? " * 9000}]}
+        file.write(f"no json\n{json.dumps(too_long)}\n")
     (desk.folder / "own.toml").write_text("[retry]\nmax_attempts = 1\n")
 
     ended = desk.run("run", "prompts.jsonl", "--simulate", "--skip-invalid", "--config", "own.toml")
@@ -164,7 +169,7 @@ def test_the_way_to_try_again_is_one_that_works(desk: Desk) -> None:
     command = "run prompts.errors.jsonl --skip-invalid --simulate --config own.toml"
     assert f"\n  batchmill {command}\n" in ended.err
     again = desk.run(*command.split())
-    assert (again.code, again.err.count("2 lines for nobody/knows")) == (1, 1)
+    assert (again.code, again.err.count(f"2 lines for {SHORT}")) == (1, 1)
 
 
 def test_rehearsal_needs_no_key_and_keeps_apart_from_paid_work(desk: Desk, simulator: SimulatorProcess) -> None:

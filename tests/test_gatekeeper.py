@@ -15,7 +15,7 @@ from batchmill.config.windows import WindowKind
 from batchmill.store import gate, keys, policy
 from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
-from batchmill.store.model import Line
+from batchmill.store.model import Line, Terms
 from batchmill.workers import gatekeeper as module
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import LineRun, ShardRun
@@ -49,8 +49,11 @@ class Lines:
             self.keeper.wake()
 
 
-def runs(count: int, *, bound: int = 100) -> list[LineRun]:
-    shard = ShardRun(Claim("upstream", "m", f"batch_1.0.{count}", "run-1", "1"), [])
+PRICED = Terms(pricing=b'{"prompt":"0.000001","completion":"0.000002"}')
+
+
+def runs(count: int, *, bound: int = 100, terms: Terms = PRICED) -> list[LineRun]:
+    shard = ShardRun(Claim("upstream", "m", f"batch_1.0.{count}", "run-1", "1"), [], terms=terms)
     return [LineRun(Line(index, str(index), b"{}", bound=bound, tokens=1), shard) for index in range(count)]
 
 
@@ -109,6 +112,16 @@ def _once_skipped(step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable
         skipped = True
 
     return maybe
+
+
+async def test_a_line_that_nobody_priced_fits_no_budget_that_came_since(redis: Redis) -> None:
+    keeper = Gatekeeper(redis, CALLER)
+    await policy.apply(redis, "upstream", Policy(budgets=(Budget("all", Decimal(9_000_000)),)), "file")
+    desk = Lines(keeper, runs(1, bound=0, terms=Terms()))
+    async with asking(keeper, desk):
+        await heard(desk, lambda: len(desk.told_of) == 1)
+    assert [reply.why for _, reply in desk.told_of] == [Why.BUDGET]
+    assert not desk.held
 
 
 async def test_rules_are_made_anew_when_a_window_has_turned(redis: Redis) -> None:

@@ -147,7 +147,7 @@ async def test_money_that_came_back_feeds_the_starving_but_not_all_the_time(
 
 
 async def test_a_batch_that_leaves_is_not_remembered_as_starving(lane: Lane) -> None:
-    gone = shard("m", 3, batch="batch_2")
+    gone = shard("m", 5, batch="batch_2")
     lane.add(gone)
     lane.starve("batch_2", never)
     assert lane.known() == ["batch_1", "batch_2"]
@@ -163,5 +163,17 @@ async def test_newcomers_are_welcome_only_where_little_goes_through(lane: Lane) 
     lane.learn(refusal(Why.LIMIT, wait=0), 1, lambda: None)
     assert lane.known() == ["batch_1"]
     for number in range(20):
-        lane.add(shard("m", 1, batch=f"another_{number}"))
+        lane.add(shard("m", 4, batch=f"another_{number}"))
     assert lane.known() is None
+
+
+async def test_a_batch_of_which_few_lines_are_left_counts_as_a_newcomer(lane: Lane) -> None:
+    """Its next shard takes a round trip or two; until then its turns would be lost."""
+    lane.learn(refusal(Why.LIMIT, wait=0), 1, lambda: None)
+    popped = [run for run in (lane.pop() for _ in range(6)) if run]
+    assert lane.known() == ["batch_1"]
+    assert not lane.short_of(popped[-1])
+    last = lane.pop()
+    assert last is not None
+    assert lane.short_of(last)
+    assert lane.known() == []
