@@ -22,8 +22,9 @@ types: $(VENV)/.installed-dev
 unit: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
 
-bench: $(VENV)/.installed-dev ## the throughput table of docs/performance.md (about six minutes)
+bench: $(VENV)/.installed-dev ## the tables of docs/performance.md (about ten minutes)
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/gate.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

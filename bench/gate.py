@@ -1,8 +1,9 @@
 """How much goes through the gate, on one core of one server: calls/s, lines/s and latency, by rules and prefix.
 
-    python bench/gate.py [--seconds 2] [--pipeline 8]
+    python bench/gate.py [--seconds 2] [--pipeline 16] [--no-log]
 
-The server runs on one core, the client on another. Rules are budgets and limits, half of each, as a worker would send
+The server runs on one core, the client on another. It keeps its append-only log, as batchmill runs it; `--no-log`
+tells how much of the cost is the log's. Rules are budgets and limits, half of each, as a worker would send
 them; every call admits its whole prefix. What was admitted is settled again, and that is measured, too. `calls/s` is
 the server's capacity: with several calls in each pipeline, so that the client is not what is measured. p50 and p99 are
 of single calls, one after the other, round trip and client included.
@@ -23,6 +24,7 @@ import uvloop
 
 from batchmill.config.policy import Budget, Limit, Policy
 from batchmill.config.settings import load
+from batchmill.config.windows import WindowKind
 from batchmill.store.connection import open_store
 from batchmill.store.gate import Ask, Caller, Candidate, admit
 from batchmill.store.policy import LivePolicy
@@ -40,7 +42,7 @@ Report = dict[str, float]
 
 def rules_of(count: int) -> Rules:
     """So many rules that never bind: a budget, a limit of requests and tokens, a budget ..."""
-    budgets = [Budget(name=f"b{n}", limit_usd=Decimal(1_000_000), window="day") for n in range((count + 1) // 2)]
+    budgets = [Budget(name=f"b{n}", limit_usd=Decimal(1_000_000), window=WindowKind.DAY) for n in range((count + 1) // 2)]
     limits = [
         Limit(name=f"l{n}", match="*", requests_per_minute=10**9, tokens_per_minute=10**9, shared=n % 2 == 0)
         for n in range(count // 2)
@@ -105,11 +107,13 @@ def cpu_of(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def main(seconds: float, pipeline: int) -> None:
+async def main(seconds: float, pipeline: int, log: bool) -> None:
     with tempfile.TemporaryDirectory() as data_dir:
         settings = load(environ={"BATCHMILL_DATA_DIR": data_dir, "OPENROUTER_API_KEY": "sk-or-v1-bench"})
         async with open_store(settings) as store:
             server = psutil.Process(int((await store.redis.info("server"))["process_id"]))
+            if not log:
+                await store.redis.config_set("appendonly", "no")
             cores = sorted(os.sched_getaffinity(0))
             server.cpu_affinity([cores[-1]])
             os.sched_setaffinity(0, {cores[0]})
@@ -133,7 +137,8 @@ async def main(seconds: float, pipeline: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--pipeline", type=int, default=8, help="calls in one round trip")
+    parser.add_argument("--pipeline", type=int, default=16, help="calls in one round trip")
+    parser.add_argument("--no-log", action="store_true", help="without the append-only log")
     given = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(given.seconds, given.pipeline))
+        runner.run(main(given.seconds, given.pipeline, not given.no_log))

@@ -25,12 +25,18 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local owned = redis.call('HMGET', holds, place, 'rules' .. rules, 'called')
 if owned[1] and string.sub(owned[1], 1, #call + 1) == call .. ' ' then
-  return cjson.decode(string.sub(owned[1], #call + 2))
+  local reply = {}
+  for word in string.gmatch(string.sub(owned[1], #call + 2), '[^ ]+') do reply[#reply + 1] = tonumber(word) or word end
+  if reply[2] == '-' then reply[2] = '' end
+  return reply
+end
+local function told(reply) -- what is kept of it, should the call be repeated
+  return call .. ' ' .. reply[1] .. ' ' .. (reply[2] == '' and '-' or reply[2]) .. ' ' .. table.concat(reply, ' ', 3)
 end
 if tonumber(owned[3] or 0) > tonumber(call) then return { 0, '', 0, 0, now } end
 
 local function nothing(reply)
-  redis.call('HSET', holds, 'called', call, place, call .. ' ' .. cjson.encode(reply))
+  redis.call('HSET', holds, 'called', call, place, told(reply))
   if not owned[3] then redis.call('EXPIRE', holds, 86400) end -- of an owner that never held anything
   return reply
 end
@@ -156,11 +162,13 @@ for _, skip in ipairs(skipped) do reply[#reply + 1] = skip end
 if admitted == 0 then return nothing(reply) end
 
 put(fresh, 'called', call)
-put(fresh, place, call .. ' ' .. cjson.encode(reply))
+put(fresh, place, told(reply))
 if not owned[2] then put(fresh, 'rules' .. rules, rules_text) end
 for i = 1, #fresh, 4000 do redis.call('HSET', holds, unpack(fresh, i, math.min(i + 3999, #fresh))) end
-if redis.call('ZADD', owners, now + lease, owner) == 1 then
-  redis.call('PERSIST', holds) -- new, or back: what is held stays until it is settled or abandoned
+local leased = tonumber(redis.call('ZSCORE', owners, owner) or 0)
+if leased < now + lease / 2 then -- else the heartbeat sees to it
+  redis.call('ZADD', owners, now + lease, owner)
+  if leased == 0 then redis.call('PERSIST', holds) end -- new, or back: what is held stays until settled or abandoned
 end
 redis.call('HINCRBY', model, 'in_air', admitted)
 if state == 'half' then redis.call('HINCRBY', model, 'probing', admitted) end

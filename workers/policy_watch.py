@@ -55,10 +55,12 @@ async def _load(redis: Redis, settings: Settings, file: Path) -> None:
         found = (await asyncio.to_thread(load, file, simulate=settings.simulate)).policy
         if found is None:
             return
+        before = await outlive(lambda: policy.live(redis, settings.upstream_name))
         applied = await outlive(lambda: policy.apply(redis, settings.upstream_name, found, str(file)))
     except (BatchmillError, RedisError) as error:
         log.error("policy.refused", file=str(file), error=str(error))
-    else:
+        return
+    if applied.version != before.version:
         log.info("policy.in_force", file=str(file), version=applied.version)
 
 
