@@ -42,7 +42,8 @@ Report = dict[str, float]
 
 def rules_of(count: int) -> Rules:
     """So many rules that never bind: a budget, a limit of requests and tokens, a budget ..."""
-    budgets = [Budget(name=f"b{n}", limit_usd=Decimal(1_000_000), window=WindowKind.DAY) for n in range((count + 1) // 2)]
+    much = Decimal(1_000_000)
+    budgets = [Budget(name=f"b{n}", limit_usd=much, window=WindowKind.DAY) for n in range((count + 1) // 2)]
     limits = [
         Limit(name=f"l{n}", match="*", requests_per_minute=10**9, tokens_per_minute=10**9, shared=n % 2 == 0)
         for n in range(count // 2)
