@@ -20,7 +20,8 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy bench/*.py
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist worksteal -m "not drill" --cov --cov-report=
+	$(BIN)/pytest -m drill --cov --cov-append --cov-report=term
 
 bench: $(VENV)/.installed-dev ## the tables of docs/performance.md (about ten minutes)
 	$(BIN)/python bench/throughput.py

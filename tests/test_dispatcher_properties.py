@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchmill.config.settings import RetrySettings
@@ -167,6 +167,7 @@ def no_budget_if_any(question: Question) -> Reply:
     return no_budget(question) if question.rules.budgets else admit_all(question)
 
 
+@example(["answer", "lose", "gate"], 268435457, 1, False)  # lost at the gate, and then there is no budget
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(DEEDS), max_size=60),

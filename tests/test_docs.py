@@ -109,11 +109,13 @@ def test_printed_settings_are_the_defaults(page: str, block: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("page", "block"), excused("toml"), ids=lambda value: value[:24])
-def test_a_printed_policy_is_one_and_shows_every_key(page: str, block: str, tmp_path: Path) -> None:
+def test_a_printed_policy_is_one_and_the_whole_one_shows_every_key(page: str, block: str, tmp_path: Path) -> None:
     file = tmp_path / "batchmill.toml"
     file.write_text(block, encoding="utf-8")
     policy = load(file, environ={}).policy
     assert policy is not None
+    if page != "configuration.md":
+        return
     written = tomllib.loads(block)
     for name in policy.__struct_fields__:
         (table,) = written[name] if isinstance(written[name], list) else [written[name]]

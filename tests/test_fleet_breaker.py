@@ -17,6 +17,8 @@ from batchmill.store import keys, policy
 from .fleet_helpers import Scene, gather, lines, scene
 from .waiting import wait_until
 
+pytestmark = pytest.mark.drill
+
 DEAD, WELL = "openai/gpt-4o-mini", "anthropic/claude-haiku-4.5"
 DOWN = {"models": {DEAD: {"rates": {"503": 1.0}}}}
 SECONDS = 20.0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import pytest
 
 from batchmill.config.policy import Budget, Policy
 from batchmill.openrouter.simulator import SimulatorOptions
@@ -23,6 +24,8 @@ from batchmill.store.suspects import Suspect, suspects
 
 from .fleet_helpers import Scene, gather, lines, scene, when_done
 from .waiting import wait_until
+
+pytestmark = pytest.mark.drill
 
 LINES = 1200
 NAME = "cap"

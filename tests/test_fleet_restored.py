@@ -17,6 +17,8 @@ from batchmill.store import epoch, keys
 from .fleet_helpers import Scene, gather, lines, scene
 from .waiting import wait_until
 
+pytestmark = pytest.mark.drill
+
 MODEL = "openai/gpt-4o-mini"
 
 

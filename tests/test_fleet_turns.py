@@ -13,6 +13,8 @@ from batchmill.store import policy
 from .fleet_helpers import gather, lines, scene
 from .waiting import wait_until
 
+pytestmark = pytest.mark.drill
+
 MODEL = "openai/gpt-4o-mini"
 A_SECOND = 20  # lines that the limit lets through
 LIMIT = Limit(match="*", requests_per_minute=60 * A_SECOND, burst_seconds=1.0)

@@ -229,6 +229,9 @@ class Dispatcher:
         """Let batches wait for a budget; for long, somewhere else: their shards go back, their places are others'."""
         starved = {question.runs[place].shard.claim.batch_id: question.runs[place] for place in reply.skipped}
         for batch_id, run in starved.items():
+            if not lane.has(batch_id):  # its shard was cancelled, lost or stopped while it was at the gate
+                lane.sated(batch_id)
+                continue
             seconds = lane.starve(batch_id, self._gatekeeper.wake)
             own = [shard for shard in self._shards if shard.claim.batch_id == batch_id]
             if any(shard.in_air for shard in own):

@@ -121,7 +121,7 @@ class Lane:
             self.waiting.pop(run).cancel()
             withdrawn.append(run)
         batch_id = shard.claim.batch_id
-        if batch_id in self._starved and batch_id not in self._turns.batches():
+        if batch_id in self._starved and not self.has(batch_id):
             self.sated(batch_id)
         return withdrawn
 
@@ -136,6 +136,10 @@ class Lane:
         self._landing = reply.wait == NEVER
         wait = _UNKNOWN_WAIT if reply.wait == NEVER else min(_LONGEST_BLOCK, reply.wait / 1000)
         self._rest = asyncio.get_running_loop().call_later(wait, self._rested, wake)
+
+    def has(self, batch_id: str) -> bool:
+        """Whether lines of a batch wait here for their turn."""
+        return batch_id in self._turns.batches()
 
     def starve(self, batch_id: str, wake: Wake) -> float:
         """Let a batch that a budget holds up wait for a moment; return for how many seconds it is held up."""
