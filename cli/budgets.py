@@ -114,13 +114,14 @@ async def _raise(settings: "Settings", name: str, limit: Decimal) -> int:
     from batchmill.cli.budget_views import describe
     from batchmill.cli.words import money
     from batchmill.openrouter.money import to_nano
-    from batchmill.store import gauges
+    from batchmill.store import gauges, lanes
     from batchmill.store.connection import open_store
     from batchmill.store.policy import raise_budget
 
     upstream = settings.upstream_name
     async with open_store(settings) as store:
         raised = await raise_budget(store.redis, upstream, name, to_nano(limit), operator())
+        await lanes.unpark_all(store.redis, upstream)
         found = [gauge for gauge in await gauges.budgets(store.redis, upstream) if gauge.name == name]
     verb = "raised" if raised.after > raised.before else "lowered" if raised.after < raised.before else "left"
     click.echo(f"{name}: {verb} from {money(raised.before)} to {money(raised.after)}", err=True)

@@ -111,6 +111,12 @@ async def unpark(redis: Redis, upstream: str, model: str, batch_id: str | None) 
     await redis.execute_command("PUBLISH", keys.wake(upstream), model)
 
 
+async def unpark_all(redis: Redis, upstream: str) -> None:
+    """Have what waits for a budget come back in every lane: there may be room now."""
+    for model in await redis.execute_command("SMEMBERS", keys.lanes(upstream)):
+        await unpark(redis, upstream, model.decode(), None)
+
+
 async def take(redis: Redis, upstream: str, model: str, reference: str, run: str, *, lease: float) -> Claim | None:
     """Claim one certain shard; None when a run has it, or when it is finished."""
     open_shards = keys.open_shards(keys.batch_of(reference))

@@ -132,6 +132,16 @@ def test_a_raise_is_in_force_at_once_and_survives_the_next_run(desk: Desk, upstr
 
 
 @pytest.mark.usefixtures("fleet_ran")
+def test_a_raise_brings_back_what_was_parked_for_a_budget(desk: Desk, upstream: str) -> None:
+    parked = keys.parked(upstream, MODEL)
+    in_redis(desk, "ZADD", parked, 9 * 10**15, "batch_1")
+    limits = {budget["name"]: budget["limit_usd"] for budget in listed(desk, "budgets", "--json")}
+    assert desk.run("budgets", "raise", "evals", str(limits["evals"])).code == 0  # to what it is: others count on it
+    assert float(in_redis(desk, "ZSCORE", parked, "batch_1")) == 0
+    in_redis(desk, "DEL", parked)
+
+
+@pytest.mark.usefixtures("fleet_ran")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
