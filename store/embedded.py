@@ -72,8 +72,7 @@ class EmbeddedServer:
             users = stack.enter_context(self._lock_file("users.lock"))
             with self._starting():
                 fcntl.flock(users, fcntl.LOCK_SH)
-                self._start_if_dead()
-                self._wait_for_answer()
+                self._wait_for_answer(started=self._start_if_dead())
             stack.pop_all()
             self._users = users
 
@@ -86,7 +85,7 @@ class EmbeddedServer:
             return
         with self._usable(), self._starting():
             if self._start_if_dead():
-                self._wait_for_answer()
+                self._wait_for_answer(started=True)
 
     def leave(self) -> None:
         """Count us out; the last one stops the server."""
@@ -140,11 +139,13 @@ class EmbeddedServer:
                 raise _no_start(str(error)) from error
             return True
 
-    def _wait_for_answer(self) -> None:
+    def _wait_for_answer(self, *, started: bool) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT
         while not _answers(self.socket_path):
             if not self._lives():
-                raise StoreError(f"the embedded server did not start; its log is {self.log_path}")
+                if started:
+                    raise StoreError(f"the embedded server did not start; its log is {self.log_path}")
+                started = self._start_if_dead()  # the one that lived a moment ago was dying
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"the embedded server does not answer (yet); try again soon, or look into its log {self.log_path}"
