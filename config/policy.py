@@ -6,18 +6,21 @@ Rules stay so small that every sum the gate makes of them is exact in a Lua numb
 
 import re
 from decimal import Decimal
+from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from batchmill.config.strategy import Strategy
 from batchmill.config.windows import WindowKind
 
 Patterns = tuple[str, ...] | str
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Weight = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 
 NANO = 1_000_000_000
 MAX_LIMIT_USD = 9_000_000
@@ -31,6 +34,8 @@ _PER_MILLION = -6  # as a power of ten
 _MINUTE = 60
 BATCH_PREFIX = "batch_"
 SHARED = "*"
+AUTO = "auto"
+"""The model of a line that takes any that can serve it."""
 
 
 def matches(patterns: Patterns, model: str) -> bool:
@@ -216,6 +221,61 @@ class Breaker(_Rule, frozen=True):
             raise ValueError("max_open_seconds must not be less than open_seconds")
 
 
+class Trouble(StrEnum):
+    """What sends a line to its next candidate."""
+
+    BREAKER = "breaker"  # open, or an operator's pause
+    PROVIDER = "provider"  # it failed, timed out or is overloaded
+    NO_ENDPOINT = "no_endpoint"
+    CONTEXT = "context"  # the line is too long for it
+    MODERATION = "moderation"
+    BUDGET = "budget"  # no room for the line at its price
+    LIMIT = "limit"  # ours or the upstream's; strategies that spread pass on anyway
+
+
+EVERY_TROUBLE = tuple(trouble for trouble in Trouble if trouble is not Trouble.LIMIT)
+
+
+class Alias(_Rule, frozen=True):
+    """A name for several models: lines that ask for it get one of them."""
+
+    name: str
+    models: tuple[str, ...]
+    strategy: Strategy | None = None  # that of [routing] when none is named
+    weights: tuple[Weight, ...] = ()  # one a model; all alike when none is named
+
+    def __post_init__(self) -> None:
+        check_name("alias", self.name)
+        if self.name == AUTO:
+            raise ValueError(f"no alias can be named '{AUTO}': it stands for any model that can serve the line")
+        if not self.models or not all(self.models) or len(set(self.models)) < len(self.models):
+            raise ValueError(f"alias '{self.name}': models must name at least one model, and each once")
+        if self.weights and len(self.weights) != len(self.models):
+            raise ValueError(f"alias '{self.name}': weights must be one for each of its {len(self.models)} models")
+
+
+class Routing(_Rule, frozen=True):
+    """How lines find their model where they don't name one alone. Times in seconds, prices in USD a million tokens.
+
+    `strategy` is for "auto", aliases and batches that name none of their own; a list of fallbacks goes by `order`.
+    The lists of providers go for every line sent to OpenRouter that does not name its own.
+    """
+
+    strategy: Strategy = Strategy.COST
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3  # calls of a routed line, over all its models
+    retry_delay: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    fallback_on: tuple[Trouble, ...] = EVERY_TROUBLE
+    prefer_models: Patterns = ()
+    exclude_models: Patterns = ()
+    prefer_providers: tuple[str, ...] = ()
+    exclude_providers: tuple[str, ...] = ()
+    auto_models: Patterns = ("*",)  # what "auto" may choose from
+    auto_candidates: Annotated[int, msgspec.Meta(ge=1, le=16)] = 5
+    auto_max_input_price: Decimal | None = None
+    auto_max_output_price: Decimal | None = None
+    auto_free: bool = False  # whether "auto" may choose free models, with their daily caps
+
+
 FREE = Limit(name="free", match="*:free", requests_per_minute=20, requests_per_day=1000, shared=True)
 """What OpenRouter lets an account send to all free models together (20 a minute; 1000 a day with credits bought)."""
 
@@ -228,9 +288,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     prices: tuple[PriceRule, ...] = ()
     projects: tuple[Project, ...] = ()
     breaker: Breaker = Breaker()
+    aliases: tuple[Alias, ...] = ()
+    routing: Routing = Routing()
 
     def __post_init__(self) -> None:
-        for kind, rules in (("limits", self.limits), ("budgets", self.budgets), ("projects", self.projects)):
+        named = (
+            ("limits", self.limits),
+            ("budgets", self.budgets),
+            ("projects", self.projects),
+            ("aliases", self.aliases),
+        )
+        for kind, rules in named:
             names = [rule.name for rule in rules]
             for name in names:
                 if names.count(name) > 1:
@@ -247,6 +315,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def weight_of(self, project: str) -> float:
         """Return a project's weight, 1 for one that is not named."""
         return next((known.weight for known in self.projects if known.name == project), 1.0)
+
+    def alias(self, name: str) -> Alias | None:
+        """Return the alias of that name."""
+        return next((alias for alias in self.aliases if alias.name == name), None)
 
     def price_for(self, model: str) -> PriceRule | None:
         """Return the first price that matches, None when the operator names none."""

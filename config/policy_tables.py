@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from batchmill.config.errors import ConfigError
-from batchmill.config.policy import FREE, Breaker, Budget, Limit, Policy, PriceRule, Project
+from batchmill.config.policy import FREE, Alias, Breaker, Budget, Limit, Policy, PriceRule, Project, Routing
 from batchmill.config.spelling import nearest
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
@@ -15,6 +15,8 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
     "prices": PriceRule,
     "projects": Project,
     "breaker": Breaker,
+    "aliases": Alias,
+    "routing": Routing,
 }
 TABLES = tuple(_KINDS)
 
@@ -25,6 +27,8 @@ class _Tables(msgspec.Struct, kw_only=True):
     prices: tuple[PriceRule, ...] = ()
     projects: tuple[Project, ...] = ()
     breaker: Breaker = Breaker()
+    aliases: tuple[Alias, ...] = ()
+    routing: Routing = Routing()
 
 
 def read_policy(table: Mapping[str, Any], source: str) -> Policy | None:
@@ -46,6 +50,8 @@ def read_policy(table: Mapping[str, Any], source: str) -> Policy | None:
             prices=tables.prices,
             projects=tables.projects,
             breaker=tables.breaker,
+            aliases=tables.aliases,
+            routing=tables.routing,
         )
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"{source}: {_unknown_key(own) or error}") from error

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -72,6 +72,42 @@ class UpstreamSettings(_Section, frozen=True):
     total_timeout: PositiveFloat = 1800.0
 
 
+class CatalogueSettings(_Section, frozen=True):
+    """How often the list of models is read anew, and which list. Times in seconds."""
+
+    refresh: PositiveFloat = 300.0
+    auto_refresh: bool = True  # by the workers; else only when a batch is handed over
+    only_usable: bool = False  # `GET /models/user`: what the account's own settings leave of the list
+    keep: PositiveFloat = 86_400.0  # the last good copy, while the upstream can't be asked
+
+
+class HealthSettings(_Section, frozen=True):
+    """Whether and how often the endpoints of models in use are looked at (it costs nothing). Times in seconds."""
+
+    check: bool = True
+    interval: PositiveFloat = 60.0
+    timeout: PositiveFloat = 10.0
+
+
+class AccountSettings(_Section, frozen=True):
+    """Whether and how often the key's own limits are looked at. Times in seconds."""
+
+    check: bool = True
+    interval: PositiveFloat = 60.0
+
+
+class StreamSettings(_Section, frozen=True):
+    """When answers are streamed from the upstream, so that a call that is given up stops costing money.
+
+    `upstream`: "asked" (lines that want live tokens), "long" (also those that may have more than `long_tokens`), or
+    "always".
+    """
+
+    upstream: Literal["asked", "long", "always"] = "asked"
+    long_tokens: PositiveInt = 8192
+    keep: PositiveFloat = 3600.0  # seconds that live tokens can be read after the end
+
+
 class RetrySettings(_Section, frozen=True):
     """When one line is tried again. Times in seconds."""
 
@@ -116,6 +152,10 @@ class Settings(_Section, frozen=True):
     """Everything an operator decides. `load()` makes one."""
 
     upstream: UpstreamSettings = UpstreamSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
+    health: HealthSettings = HealthSettings()
+    account: AccountSettings = AccountSettings()
+    stream: StreamSettings = StreamSettings()
     retry: RetrySettings = RetrySettings()
     worker: WorkerSettings = WorkerSettings()
     input: InputSettings = InputSettings()
@@ -140,7 +180,10 @@ class Settings(_Section, frozen=True):
 
 
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
-_FILE_SECTIONS = ("upstream", "retry", "worker", "input", "results", "log", "redis_url", "data_dir", *TABLES)
+_FILE_SECTIONS = (
+    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "log", "redis_url",
+    "data_dir", *TABLES,
+)  # fmt: skip
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("auto", "console", "json")
 

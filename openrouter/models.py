@@ -10,13 +10,40 @@ from batchmill.openrouter.wire import UNREADABLE, is_absent, salvage
 _ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto", ":online")  # for any model, not in the catalogue
 
 
+class Reasoning(msgspec.Struct, frozen=True, array_like=True):
+    """Whether and how a model thinks before it answers. None: nobody says."""
+
+    mandatory: bool = False
+    default_enabled: bool | None = None
+    efforts: tuple[str, ...] = ()
+    default_effort: str | None = None
+
+
 class ModelFacts(msgspec.Struct, frozen=True, array_like=True):
-    """What the catalogue says of a model. `pricing` is its `pricing` object as JSON, see `prices.decode_price`."""
+    """What the catalogue says of a model. `pricing` is its `pricing` object as JSON, see `prices.decode_price`.
+
+    An empty tuple or text means that nobody says. `expires` is a date, YYYY-MM-DD; `created` unix seconds.
+    """
 
     id: str
     pricing: bytes
     context_length: int | None = None
     max_completion_tokens: int | None = None
+    name: str = ""
+    description: str = ""
+    created: int = 0
+    canonical_slug: str = ""
+    input_modalities: tuple[str, ...] = ()
+    output_modalities: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    parameters: tuple[str, ...] = ()  # `supported_parameters`
+    reasoning: Reasoning | None = None
+    moderated: bool | None = None
+    expires: str | None = None
+    alias_target: str | None = None
+    knowledge_cutoff: str | None = None
+    hugging_face_id: str | None = None
+    benchmarks: bytes | None = None  # as it came (JSON); its shape is not documented
 
 
 class _TopProvider(msgspec.Struct):

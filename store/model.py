@@ -11,8 +11,10 @@ from enum import StrEnum
 
 import msgspec
 
+from batchmill.config.strategy import Strategy
 from batchmill.openrouter.money import to_usd
 from batchmill.openrouter.outcomes import Usage
+from batchmill.routing.candidates import Considered
 
 
 class LineState(StrEnum):
@@ -58,7 +60,8 @@ _SHARES = {Priority.HIGH: 64, Priority.NORMAL: 8, Priority.LOW: 1}
 class Line(msgspec.Struct, frozen=True, array_like=True):
     """One request of a batch; `body` is the JSON object as it was handed in, byte for byte.
 
-    `bound` is the provable worst-case cost of one call (nano-dollars), `tokens` what it may use at most.
+    `bound` is the provable worst-case cost of one call (nano-dollars), `tokens` what it may use at most. A line whose
+    model is routed has `fares` instead, one for each road of its shard's route, and a body without a model.
     """
 
     index: int  # position in the batch, from 0; the identity of the line in all our books
@@ -66,13 +69,61 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
     body: bytes
     bound: int = 0
     tokens: int = 0
+    fares: tuple["Fare", ...] = ()
+    live: bool = False  # its tokens are to be seen while they come
+
+
+class Fare(msgspec.Struct, frozen=True, array_like=True):
+    """What one call of a line takes at most on one road, and what it is likely to cost (None: nobody knows)."""
+
+    bound: int
+    tokens: int
+    estimate: int | None = None
+
+
+class Road(msgspec.Struct, frozen=True, array_like=True):
+    """A model that may answer the lines of a route, and what of `Terms` goes for it."""
+
+    model: str
+    pricing: bytes | None = None
+    max_price: bytes | None = None
+    provider: bytes | None = None
+    weight: float = 1.0
+
+
+class Route(msgspec.Struct, frozen=True, array_like=True):
+    """Who may answer the lines of a shard, and how one of them is chosen, each time anew.
+
+    `asked` is what stood in the lines: "auto", an alias, or a model with fallbacks; `members` the JSON members that
+    said so, without braces, for a failed line is handed back as it came. `unfit` are models that were considered and
+    can't serve these lines, with the reason.
+    """
+
+    asked: str
+    strategy: Strategy
+    roads: tuple[Road, ...]
+    members: bytes = b""
+    unfit: tuple[Considered, ...] = ()
+    max_attempts: int = 3  # calls of one line, over all roads
+    retry_delay: float = 0.0  # seconds between a failure and the next road
+    fallback_on: tuple[str, ...] = ()  # policy.Trouble
+
+
+class Routed(msgspec.Struct, frozen=True, array_like=True):
+    """How a routed line came to its model, kept with its result."""
+
+    asked: str
+    strategy: Strategy
+    chosen: str
+    considered: tuple[Considered, ...]
 
 
 class Terms(msgspec.Struct, frozen=True, array_like=True):
     """What goes for all lines of a batch that are meant for one model.
 
     `pricing` is the `pricing` object (JSON) that the bounds were computed with, None when nobody named a price;
-    `max_price` the `provider.max_price` object (JSON) to be sent along, None for none.
+    `max_price` the `provider.max_price` object (JSON) to be sent along, None for none. `provider` holds more members
+    for `provider` (a JSON object), for lines that do not name them. `route` is for lanes that are no model's.
     """
 
     project: str = "default"
@@ -80,6 +131,8 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
     pricing: bytes | None = None
     max_price: bytes | None = None
     capped: bool = False  # the batch has a budget of its own
+    provider: bytes | None = None
+    route: Route | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -120,6 +173,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: str | None = None
     request: bytes | None = None  # the body of a failed line, so that it can be handed in again
     attempts: tuple[Attempt, ...] = ()
+    routed: Routed | None = None
 
     @property
     def succeeded(self) -> bool:

@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "config": set(),
     "openrouter": {"config"},
-    "store": {"config", "openrouter"},
-    "producer": {"config", "openrouter", "store"},
-    "workers": {"config", "openrouter", "store"},  # never the producer, nor it them: they meet in Redis
-    "cli": {"config", "openrouter", "store", "producer", "workers"},
+    "routing": {"config", "openrouter"},
+    "store": {"config", "openrouter", "routing"},
+    "producer": {"config", "openrouter", "routing", "store"},
+    "workers": {"config", "openrouter", "routing", "store"},  # never the producer, nor it them: they meet in Redis
+    "cli": {"config", "openrouter", "routing", "store", "producer", "workers"},
 }
 READS_ENVIRONMENT = {
     "config/settings.py",  # the one place

@@ -92,7 +92,7 @@ def test_a_file_that_is_no_toml_is_told_so(file: Path, content: bytes) -> None:
         ("[wroker]", "unknown key 'wroker'; did you mean 'worker'?"),
         ("[worker]\nconcurency = 3", "unknown key 'worker.concurency'; did you mean 'concurrency'?"),
         ("[retry]\nzzz = 3", "unknown key 'retry.zzz'; known: max_attempts, first_delay"),
-        ("api_key = 'x'", "unknown key 'api_key'; known: upstream, retry"),
+        ("api_key = 'x'", "unknown key 'api_key'; known: upstream, catalogue"),
         ("simulate = true", "unknown key 'simulate'"),
         ("upstream = 3", "at `$.upstream`"),
         ("worker = []", "at `$.worker`"),
