@@ -39,6 +39,7 @@ __all__ = [
     "unbounded",
     "with_max_price",
     "with_max_tokens",
+    "with_members",
 ]
 
 TEMPLATE_TOKENS: Final = 128  # what a chat template and its own system text add to what the body says
@@ -213,6 +214,11 @@ def with_max_price(body: bytes, ceiling: bytes) -> bytes:
     prices = own | {name: _lower(own.get(name), rate) for name, rate in _members(ceiling).items()}
     provider["max_price"] = msgspec.Raw(_encode(prices))
     return _spliced(_encode(members), b'"provider":' + _encode(provider))
+
+
+def with_members(body: bytes, members: bytes) -> bytes:
+    """Return a body with more members, JSON without braces, none of which it has."""
+    return _spliced(body, members)
 
 
 def _highest(rates: Iterable[Rate]) -> Decimal | None:

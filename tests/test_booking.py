@@ -6,7 +6,7 @@ from batchmill.config.policy import Breaker
 from batchmill.openrouter.bounds import MAX_NANO
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Retry, Usage
 from batchmill.store.lanes import Claim
-from batchmill.store.model import Line, Terms
+from batchmill.store.model import Line
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Outcome, Settlement
 from batchmill.workers import booking
@@ -14,7 +14,7 @@ from batchmill.workers.line import Hold, LineRun, ShardRun
 
 from .workers_helpers import failure
 
-PRICED = Terms(pricing=b'{"prompt":"0.000001","completion":"0.000002"}')
+PRICED = b'{"prompt":"0.000001","completion":"0.000002"}'
 USAGE = Usage(1000, 10)
 
 
@@ -42,16 +42,16 @@ def test_without_a_told_cost_the_tokens_cost_what_the_price_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usage", "terms"),
+    ("usage", "pricing"),
     [
         (Usage(), PRICED),
-        (USAGE, Terms()),
-        (USAGE, Terms(pricing=b'{"prompt":"-1","completion":"-1"}')),
-        (USAGE, Terms(pricing=b"no price at all")),
+        (USAGE, None),
+        (USAGE, b'{"prompt":"-1","completion":"-1"}'),
+        (USAGE, b"no price at all"),
     ],
 )
-def test_what_can_not_be_priced_stays_unknown_and_the_answer_is_kept(usage: Usage, terms: Terms) -> None:
-    priced = booking.priced(answer(None, usage), terms)
+def test_what_can_not_be_priced_stays_unknown_and_the_answer_is_kept(usage: Usage, pricing: bytes | None) -> None:
+    priced = booking.priced(answer(None, usage), pricing)
     assert isinstance(priced, Answer)
     assert (priced.cost, priced.body) == (None, b"{}")
 

@@ -19,7 +19,7 @@ from batchmill.store.clock import now_ms
 from batchmill.store.epoch import Seen, tend
 from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
-from batchmill.store.model import Line, Terms
+from batchmill.store.model import Line
 from batchmill.store.pauses import pause
 from batchmill.store.policy import LivePolicy, apply, raise_budget
 from batchmill.store.rules import LimitRule, Rulebook, Rules
@@ -183,7 +183,7 @@ async def flight() -> tuple[LineRun, Hold]:
 
 
 async def test_an_answer_whose_cost_nobody_told_frees_nothing(redis: Redis, flight: tuple[LineRun, Hold]) -> None:
-    silent = booking.priced(UNTOLD, Terms())
+    silent = booking.priced(UNTOLD, None)
     told = booking.settlement(*flight, silent)
     assert (told.cost, told.bound, told.generation) == (None, 50, "gen-1")
     day = budget("day", 100)

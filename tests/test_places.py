@@ -7,9 +7,10 @@ import pytest
 from batchmill.store.gate import NEVER, Why
 from batchmill.store.lanes import Claim
 from batchmill.store.model import Line
-from batchmill.workers import places
+from batchmill.workers import places, valves
 from batchmill.workers.line import ShardRun
-from batchmill.workers.places import WIDEST, Lane, Lanes
+from batchmill.workers.places import Lane, Lanes
+from batchmill.workers.valves import WIDEST
 
 from .workers_helpers import refusal
 
@@ -68,7 +69,7 @@ async def test_ready_counts_whatever_comes_and_goes(lanes: Lanes, lane: Lane) ->
 @pytest.mark.parametrize("why", [Why.LIMIT, Why.PAUSE, Why.BREAKER, Why.SHARE, Why.ALARM])
 async def test_a_refusal_rests_the_lane_until_its_time_is_over(lanes: Lanes, lane: Lane, why: Why) -> None:
     over = asyncio.Event()
-    lane.learn(refusal(why, wait=1), 0, over.set)
+    lane.valve("m").learn(refusal(why, wait=1), 0, over.set)
     assert not lane.may_ask
     assert list(lanes.take(1)) == []
     await over.wait()
@@ -77,45 +78,45 @@ async def test_a_refusal_rests_the_lane_until_its_time_is_over(lanes: Lanes, lan
 
 @pytest.mark.parametrize("why", [Why.NOTHING, Why.POLICY, Why.WINDOW, Why.BUDGET])
 async def test_what_is_no_wait_of_the_lane_lets_it_ask_at_once(lane: Lane, why: Why) -> None:
-    lane.learn(refusal(why, wait=3_600_000), 0, never)
+    lane.valve("m").learn(refusal(why, wait=3_600_000), 0, never)
     assert lane.may_ask
 
 
 async def test_nobody_knowing_how_long_is_looked_at_again_and_ends_with_a_landing(lane: Lane) -> None:
-    lane.learn(refusal(Why.SHARE, wait=NEVER), 2, never)
-    lane.landed()
+    lane.valve("m").learn(refusal(Why.SHARE, wait=NEVER), 2, never)
+    lane.landed({"m"})
     assert lane.may_ask
 
 
 async def test_a_landing_does_not_end_a_wait_of_known_length(lane: Lane) -> None:
-    lane.learn(refusal(Why.LIMIT, wait=3_600_000), 2, never)
-    lane.landed()
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=3_600_000), 2, never)
+    lane.landed({"m"})
     assert not lane.may_ask
 
 
 async def test_a_later_answer_ends_the_wait_of_an_earlier_one(lane: Lane) -> None:
-    lane.learn(refusal(Why.LIMIT, wait=0), 1, never)
-    lane.learn(NOTHING, 1, never)
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=0), 1, never)
+    lane.valve("m").learn(NOTHING, 1, never)
     await asyncio.sleep(0)
     assert lane.may_ask
 
 
 async def test_the_longest_wait_is_short_because_limits_may_change(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "_LONGEST_BLOCK", 0.001)
+    monkeypatch.setattr(valves, "_LONGEST_BLOCK", 0.001)
     over = asyncio.Event()
-    lane.learn(refusal(Why.LIMIT, wait=86_400_000), 0, over.set)
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=86_400_000), 0, over.set)
     await over.wait()
 
 
 async def test_a_question_narrows_to_what_was_let_through_and_widens_again(lanes: Lanes, lane: Lane) -> None:
-    lane.learn(refusal(Why.LIMIT, wait=0), 3, lambda: None)
-    assert (lane.width, lane.limited) == (6, True)
-    lane.learn(refusal(Why.LIMIT, wait=0), 0, lambda: None)
-    lane.learn(NOTHING, 1, never)
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=0), 3, lambda: None)
+    assert (lane.valve("m").width, lane.limited) == (6, True)
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=0), 0, lambda: None)
+    lane.valve("m").learn(NOTHING, 1, never)
     assert len(list(lanes.take(100))) == 2
     for _ in range(10):
-        lane.learn(NOTHING, 1, never)
-    assert (lane.width, lane.limited) == (WIDEST, False)
+        lane.valve("m").learn(NOTHING, 1, never)
+    assert (lane.valve("m").width, lane.limited) == (WIDEST, False)
 
 
 async def test_a_starving_batch_lets_the_others_pass_and_looks_again(
@@ -160,7 +161,7 @@ async def test_a_batch_that_leaves_is_not_remembered_as_starving(lane: Lane) -> 
 
 async def test_newcomers_are_welcome_only_where_little_goes_through(lane: Lane) -> None:
     assert lane.known() is None
-    lane.learn(refusal(Why.LIMIT, wait=0), 1, lambda: None)
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=0), 1, lambda: None)
     assert lane.known() == ["batch_1"]
     for number in range(20):
         lane.add(shard("m", 4, batch=f"another_{number}"))
@@ -169,7 +170,7 @@ async def test_newcomers_are_welcome_only_where_little_goes_through(lane: Lane) 
 
 async def test_a_batch_of_which_few_lines_are_left_counts_as_a_newcomer(lane: Lane) -> None:
     """Its next shard takes a round trip or two; until then its turns would be lost."""
-    lane.learn(refusal(Why.LIMIT, wait=0), 1, lambda: None)
+    lane.valve("m").learn(refusal(Why.LIMIT, wait=0), 1, lambda: None)
     popped = [run for run in (lane.pop() for _ in range(6)) if run]
     assert lane.known() == ["batch_1"]
     assert not lane.short_of(popped[-1])

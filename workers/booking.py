@@ -11,7 +11,6 @@ from batchmill.openrouter.money import to_nano
 from batchmill.openrouter.outcomes import Answer, Billed, Fault, Outcome, Usage
 from batchmill.openrouter.prices import Billable, bill, decode_price
 from batchmill.store import settlement as money
-from batchmill.store.model import Terms
 from batchmill.store.settlement import Settlement
 from batchmill.workers.line import Hold, LineRun
 
@@ -22,12 +21,12 @@ _MILLISECONDS = 1000
 _read_price = lru_cache(maxsize=1024)(decode_price)
 
 
-def priced(outcome: Outcome, terms: Terms) -> Outcome:
+def priced(outcome: Outcome, pricing: bytes | None) -> Outcome:
     """Return the outcome with its cost: as the upstream told it, else as its tokens cost by the price we know."""
-    if outcome.cost is not None or terms.pricing is None or outcome.usage in (None, _NO_USAGE):
+    if outcome.cost is not None or pricing is None or outcome.usage in (None, _NO_USAGE):
         return outcome
     try:
-        cost = _bill(terms.pricing, outcome.usage or _NO_USAGE)
+        cost = _bill(pricing, outcome.usage or _NO_USAGE)
     except Exception:
         log.exception("bill.broke")  # a paid answer is kept, whatever its price makes of us; its bound is suspect
         return outcome
@@ -59,12 +58,12 @@ def settlement(run: LineRun, hold: Hold, outcome: Outcome) -> Settlement:
         spoke = money.Outcome.FAILED if outcome.fault is Fault.PROVIDER else money.Outcome.NOTHING
         if outcome.billed is Billed.NO:
             cost, used = cost or 0, used or 0
-    return Settlement(hold.id, run.line.bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
+    return Settlement(hold.id, run.bound, cost, used, spoke, slow, outcome.generation_id or run.generation)
 
 
 def unknown(run: LineRun, hold: Hold) -> Settlement:
     """Return what a call means for the money that was given up: nobody knows."""
-    return Settlement(hold.id, run.line.bound, None, generation=run.generation)
+    return Settlement(hold.id, run.bound, None, generation=run.generation)
 
 
 def _used(usage: Usage | None) -> int | None:

@@ -9,7 +9,7 @@ a lane, whose turn it is decides. Lines that wait to be tried again hold no plac
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from batchmill.config.settings import RetrySettings
 from batchmill.store.gate import Reply, Why
@@ -20,8 +20,9 @@ from batchmill.workers.flights import SAID, Blocked, Flights, Restraint, Send
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import Hold, LineRun, ShardRun
 from batchmill.workers.places import Lane, Lanes
-from batchmill.workers.reasons import reason_of
+from batchmill.workers.reasons import of_lane, reason_of
 from batchmill.workers.recorder import Recorder
+from batchmill.workers.roads import Guide, NoOutlook, Outlook, trouble_at_gate
 
 _MOST_BYTES = 256 << 20  # of lines here; a shard more is taken only by a lane that has none
 _STARVED = 1.5  # seconds that a batch waits for a budget here, before its shards go back to their lane
@@ -42,12 +43,19 @@ class Dispatcher:
         concurrency: int,
         on_blocked: Blocked,
         restraint: Restraint,
+        outlook: Outlook | None = None,
     ) -> None:
         self._recorder = recorder
         self._gatekeeper = gatekeeper
         self._on_blocked = on_blocked
         self._flights = Flights(send, recorder, retry, self, on_blocked=on_blocked, restraint=restraint)
-        self._lanes = Lanes()
+        self._lanes = Lanes(
+            Guide(
+                outlook or NoOutlook(),
+                gatekeeper.now,
+                lambda: gatekeeper.rulebook.policy.policy.routing.prefer_models,
+            )
+        )
         self._bytes = 0  # of the lines of all shards here
         self._shards: set[ShardRun] = set()
         self.concurrency = concurrency
@@ -105,32 +113,36 @@ class Dispatcher:
         """Take out the lines that fill the free places, and ask for them together."""
         if self.draining or not self._recorder.healthy:
             return []
-        groups: dict[int, tuple[Rules, list[LineRun]]] = {}
-        for run in self._take():
+        groups: dict[tuple[str, int], tuple[Rules, list[LineRun]]] = {}
+        for lane, run in self._take():
             terms, batch_id = run.shard.terms, run.shard.claim.batch_id
-            rules = self._gatekeeper.rules(run.shard.claim.model, terms.project, batch_id if terms.capped else None)
-            groups.setdefault(rules.number, (rules, []))[1].append(run)
+            rules = self._gatekeeper.rules(run.model, terms.project, batch_id if terms.capped else None)
+            groups.setdefault((lane.model, rules.number), (rules, []))[1].append(run)
         if self._lanes.ready < self.concurrency // 8 + 1:
             self.on_hungry()
         return [self._gatekeeper.question(rules, runs) for rules, runs in groups.values()]
 
     def told(self, question: Question, reply: Reply) -> None:
         """Send what is held, and put the rest back to where it was."""
-        lane, skipped = self._lanes[question.rules.model], frozenset(reply.skipped)
-        lane.asked -= len(question.runs)
+        lane, rules, skipped = self._lanes[question.lane], question.rules, frozenset(reply.skipped)
+        lane.answered(rules.model, len(question.runs))
         refused: list[LineRun] = []
+        starved: list[LineRun] = []
         for place, (run, hold) in enumerate(zip(question.runs, question.holds, strict=True)):
             if place < reply.looked and place not in skipped:
                 self._start(run, hold, lane)
-            else:
-                refused.append(run)
+                continue
+            refused.append(run)
+            if place in skipped and (run.trip is None or not run.trip.broke()):
+                starved.append(run)
         for run in reversed(refused):
             self._unask(run, lane)
-        lane.learn(reply, len(question.runs) - len(refused), self._gatekeeper.wake)
-        if skipped:
-            self._starve(lane, question, reply)
+        admitted = len(question.runs) - len(refused)
+        lane.valve(rules.model).learn(reply, admitted, self._gatekeeper.wake, trouble_at_gate(rules, reply))
+        if starved:
+            self._starve(lane, rules, reply, starved)
         if refused and reply.why is not Why.BUDGET and not lane.in_air:
-            self._say(question.rules, reply, refused[0])
+            self._say(rules, reply, refused[0])
         if self._lanes.ready:
             self.pump()  # for the lanes that had to leave their places to the refused
 
@@ -199,11 +211,11 @@ class Dispatcher:
         self._lanes[shard.claim.model].withdraw(shard)
         shard.end_if_over()
 
-    def _take(self) -> Iterator[LineRun]:
-        for _, run in self._lanes.take(self.free):
+    def _take(self) -> Iterator[tuple[Lane, LineRun]]:
+        for lane, run in self._lanes.take(self.free):
             run.shard.in_air += 1
             self.free -= 1
-            yield run
+            yield lane, run
 
     def _unask(self, run: LineRun, lane: Lane) -> None:
         self.free += 1
@@ -212,10 +224,12 @@ class Dispatcher:
 
     def _start(self, run: LineRun, hold: Hold, lane: Lane) -> None:
         if run.shard.cancelled or run.shard.stopping:  # while it was at the gate
-            self._recorder.settle(hold.rules, Settlement(hold.id, run.line.bound, 0, 0))
+            self._recorder.settle(hold.rules, Settlement(hold.id, run.bound, 0, 0))
             self._unask(run, lane)
             return
         lane.sated(run.shard.claim.batch_id)
+        if run.trip is not None:
+            run.trip.admitted()
         self._flights.begin(run, hold, lane)
         if lane.short_of(run):
             self.on_short(lane.model)
@@ -223,11 +237,11 @@ class Dispatcher:
     def _say(self, rules: Rules, reply: Reply, run: LineRun) -> None:
         reason = reason_of(rules, reply, run.shard.claim.batch_id)
         if reason is not None:
-            self._on_blocked(reason, _REFUSED + SAID)
+            self._on_blocked(of_lane(reason, run), _REFUSED + SAID)
 
-    def _starve(self, lane: Lane, question: Question, reply: Reply) -> None:
+    def _starve(self, lane: Lane, rules: Rules, reply: Reply, runs: Iterable[LineRun]) -> None:
         """Let batches wait for a budget; for long, somewhere else: their shards go back, their places are others'."""
-        starved = {question.runs[place].shard.claim.batch_id: question.runs[place] for place in reply.skipped}
+        starved = {run.shard.claim.batch_id: run for run in runs}
         for batch_id, run in starved.items():
             if not lane.has(batch_id):  # its shard was cancelled, lost or stopped while it was at the gate
                 lane.sated(batch_id)
@@ -237,7 +251,7 @@ class Dispatcher:
             if any(shard.in_air for shard in own):
                 continue  # what lands brings money back
             if reply.why is Why.BUDGET:
-                self._say(question.rules, reply, run)
+                self._say(rules, reply, run)
             if seconds < _STARVED:
                 continue
             lane.sated(batch_id)
@@ -248,8 +262,7 @@ class Dispatcher:
     def _settled(self, models: set[str]) -> None:
         """Places and money came back: who waited for either may ask again."""
         for lane in self._lanes:
-            if lane.model in models:
-                lane.landed()
+            lane.landed(models)
             lane.feed()
         self.pump()
 

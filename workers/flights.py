@@ -102,8 +102,8 @@ class Flights:
         except Exception as error:
             log.exception("send.broke", shard=run.shard.claim.reference, line=run.line.index)
             outcome = journey.broken(error)
-        outcome = booking.priced(outcome, run.shard.terms)
-        settlement = booking.settlement(run, hold, outcome)
+        outcome = booking.priced(outcome, run.pricing)
+        settlement, model = booking.settlement(run, hold, outcome), run.model
         self._land(run, lane)
         rest = self._follow(run, lane, outcome)
         self._recorder.settle(hold.rules, settlement)  # after the result
@@ -111,7 +111,7 @@ class Flights:
         if rest is not None:
             await self._rest_scope(run, lane, rest)
         elif isinstance(outcome, Failure) and outcome.status == _OVERLOADED:
-            await self._restraint.slow_down(lane.model)
+            await self._restraint.slow_down(model)
 
     def _over(self, task: "asyncio.Task[None]") -> None:
         """See to a call that was given up, also to one that had not begun yet."""
@@ -140,7 +140,7 @@ class Flights:
                 self._recorder.back(run.shard.claim.batch_id)
                 self._ground.wait(run, lane, delay)
                 if lane.waiting and not lane.ready and not lane.in_air:
-                    text = f"{lane.model} fails ({failure.code}), trying again"
+                    text = f"{run.model} fails ({failure.code}), trying again"
                     self._on_blocked(Reason(lane.model, "retry", text), delay + SAID)
             case journey.RestScope() as rest:
                 self._recorder.back(run.shard.claim.batch_id)
@@ -149,15 +149,17 @@ class Flights:
 
     async def _rest_scope(self, run: LineRun, lane: Lane, rest: journey.RestScope) -> None:
         """Have the fleet pause what the refusal covers; only then the line waits for its turn again."""
-        failure, scope = rest.failure, journey.scope_of(lane.model, rest.failure)
+        failure, model = rest.failure, run.model
+        scope = journey.scope_of(model, failure)
         run.shard.in_air += 1  # still ours: the shard must not end meanwhile
         try:
-            pause = await self._restraint.rest(lane.model, scope, failure, rest.delay)
+            pause = await self._restraint.rest(model, scope, failure, rest.delay)
         finally:
             run.shard.in_air -= 1
             self._ground.wait(run, lane)
             self._ground.pump()
-        self._on_blocked(Reason(scope, "pause", _refusal(scope, failure)), pause.seconds)
+        said = scope if scope != model else lane.model
+        self._on_blocked(Reason(said, "pause", _refusal(scope, failure)), pause.seconds)
         if pause.begun:
             seconds = round(pause.seconds, 1)
             log.warning("scope.rests", scope=scope, seconds=seconds, code=failure.code, status=failure.status)

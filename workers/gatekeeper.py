@@ -41,6 +41,7 @@ class Question(msgspec.Struct, frozen=True):
     rules: Rules
     runs: tuple[LineRun, ...]
     holds: tuple[Hold, ...]
+    lane: str
 
 
 class Desk(Protocol):
@@ -80,13 +81,17 @@ class Gatekeeper:
         self._work.set()
 
     def question(self, rules: Rules, runs: Sequence[LineRun]) -> Question:
-        """Return the question for these lines, under new hold ids."""
+        """Return the question for these lines of one lane, under new hold ids."""
         holds = tuple(Hold(self._hold_id(run), rules) for run in runs)
-        return Question(rules, tuple(runs), holds)
+        return Question(rules, tuple(runs), holds, runs[0].shard.claim.model)
 
     def rules(self, model: str, project: str, capped: str | None) -> Rules:
         """Return the rules for such lines, as far as we know them."""
-        return self.rulebook.rules(model, project, capped, round(time.monotonic() * 1000 + self._ahead_ms))
+        return self.rulebook.rules(model, project, capped, self.now())
+
+    def now(self) -> int:
+        """Return the clock of Redis (ms), as far as we know it."""
+        return round(time.monotonic() * 1000 + self._ahead_ms)
 
     async def run(self, desk: Desk) -> None:
         """Ask for ever."""
@@ -131,11 +136,11 @@ class Gatekeeper:
 
 def _bound(run: LineRun, rules: Rules) -> int:
     """Return what a line may cost. One without a price, enqueued under no budget, fits into none that came since."""
-    return _UNPRICED if rules.budgets and run.shard.terms.pricing is None else run.line.bound
+    return _UNPRICED if rules.budgets and run.pricing is None else run.bound
 
 
 def _candidates(question: Question) -> tuple[Candidate, ...]:
     return tuple(
-        Candidate(hold.id, _bound(run, question.rules), run.line.tokens)
+        Candidate(hold.id, _bound(run, question.rules), run.tokens)
         for run, hold in zip(question.runs, question.holds, strict=True)
     )

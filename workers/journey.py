@@ -2,7 +2,8 @@
 
 gate ──► send ──► Answer ─────────────────────────────► record: succeeded
            ▲        Failure NEVER, or tries used up ───► record: failed
-           │        Failure BACKOFF ── full jitter ──┐
+           │        Failure of a road that others mend: another road, another gate pass ──┐
+           │        Failure BACKOFF ── full jitter ──┤
            │        Failure LATER ──── its scope rests, fleet sees why
            │        Failure ACCOUNT ── everything rests, fleet sees why
            └─────────────────────────────────────────┘
@@ -13,13 +14,16 @@ import time
 
 import msgspec
 
+from batchmill.config.policy import Trouble
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.bounds import with_max_price
+from batchmill.openrouter.bounds import with_max_price, with_members
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope
 from batchmill.store.model import Attempt, LineState, Result, cancelled_line
 from batchmill.store.rules import FREE
 from batchmill.workers.line import LineRun
+from batchmill.workers.roads import Trip, trouble_of
 
+_encode = msgspec.json.Encoder().encode
 _ACCOUNT_REST = 60.0  # seconds until a refused account is tried again
 
 
@@ -47,9 +51,11 @@ Verdict = Settled | TryAgain | RestScope
 
 
 def payload(run: LineRun) -> bytes:
-    """Return what is sent: the body as it was handed in, and the price that the upstream may not exceed."""
-    ceiling = run.shard.terms.max_price
-    return run.line.body if ceiling is None else with_max_price(run.line.body, ceiling)
+    """Return what is sent: the body as it was handed in, its model, and the price that the upstream may not exceed."""
+    body, ceiling = run.line.body, run.max_price
+    if run.trip is not None:
+        body = with_members(body, b'"model":' + _encode(run.model))
+    return body if ceiling is None else with_max_price(body, ceiling)
 
 
 def scope_of(model: str, failure: Failure) -> str:
@@ -61,9 +67,12 @@ def scope_of(model: str, failure: Failure) -> str:
 
 def judge(run: LineRun, outcome: Outcome, retry: RetrySettings) -> Verdict:
     """Say what follows from a call's outcome, and keep the attempt with the line."""
-    run.attempts.append(_attempt(outcome))
+    run.attempts.append(_attempt(outcome, run))
     if isinstance(outcome, Answer):
         return Settled(_succeeded(run, outcome))
+    detour = None if run.trip is None else _detour(run, run.trip, outcome, retry)
+    if detour is not None:
+        return detour
     match outcome.retry:
         case Retry.NEVER:
             return Settled(_failed(run, outcome))
@@ -97,9 +106,19 @@ def abandoned(run: LineRun) -> None:
 
 def cancelled(run: LineRun) -> Result:
     """Return the result of a line whose batch was cancelled before it was sent (again)."""
-    return msgspec.structs.replace(
-        cancelled_line(run.line, run.shard.claim.model), cost=_cost(run), attempts=tuple(run.attempts)
-    )
+    return msgspec.structs.replace(cancelled_line(run.line, run.model), cost=_cost(run), attempts=tuple(run.attempts))
+
+
+def _detour(run: LineRun, trip: Trip, failure: Failure, retry: RetrySettings) -> Verdict | None:
+    """Return how a routed line goes on after a failure; None when its next try is no other than that of any line."""
+    trouble = trouble_of(failure)
+    if trouble in (None, Trouble.LIMIT) or trouble not in trip.route.fallback_on or len(trip.route.roads) == 1:
+        return None  # a limit rests its model for the whole fleet, and the line finds another road by itself
+    run.failures += 1
+    another = trip.close(trouble, f"it failed ({failure.code})")
+    if run.failures >= trip.route.max_attempts or not (another or trip.reopen()):
+        return Settled(_failed(run, failure))
+    return TryAgain(failure, trip.route.retry_delay if another else _backoff(run.failures, None, retry))
 
 
 def _later(run: LineRun, failure: Failure, retry: RetrySettings) -> Verdict:
@@ -125,7 +144,7 @@ def _backoff(failures: int, retry_after: float | None, retry: RetrySettings) -> 
     return (retry_after or 0.0) + random.uniform(0.0, ceiling)  # noqa: S311 - spreading load, not secrets
 
 
-def _attempt(outcome: Outcome) -> Attempt:
+def _attempt(outcome: Outcome, run: LineRun) -> Attempt:
     if isinstance(outcome, Answer):
         return Attempt(
             "ok", 200, outcome.latency_ms, outcome.model, outcome.provider, outcome.generation_id, outcome.cost
@@ -134,11 +153,12 @@ def _attempt(outcome: Outcome) -> Attempt:
         outcome.code,
         outcome.status,
         outcome.latency_ms,
-        provider=outcome.provider,
-        generation_id=outcome.generation_id,
-        cost=outcome.cost,
-        billed=outcome.billed.value,
-        message=outcome.message,
+        None if run.trip is None else run.model,
+        outcome.provider,
+        outcome.generation_id,
+        outcome.cost,
+        outcome.billed.value,
+        outcome.message,
     )
 
 
@@ -146,7 +166,7 @@ def _succeeded(run: LineRun, answer: Answer) -> Result:
     return Result(
         index=run.line.index,
         custom_id=run.line.custom_id,
-        model=run.shard.claim.model,
+        model=run.model,
         state=LineState.SUCCEEDED,
         status_code=200,
         response=answer.body,
@@ -155,6 +175,7 @@ def _succeeded(run: LineRun, answer: Answer) -> Result:
         latency_ms=answer.latency_ms,
         finish_reason=answer.finish_reason,
         attempts=tuple(run.attempts),
+        routed=None if run.trip is None else run.trip.routed(),
     )
 
 
@@ -162,7 +183,7 @@ def _failed(run: LineRun, failure: Failure) -> Result:
     return Result(
         index=run.line.index,
         custom_id=run.line.custom_id,
-        model=run.shard.claim.model,
+        model=run.model,
         state=LineState.FAILED,
         status_code=failure.status if failure.body is not None else None,
         response=failure.body,
@@ -171,9 +192,16 @@ def _failed(run: LineRun, failure: Failure) -> Result:
         usage=failure.usage,
         cost=_cost(run),
         latency_ms=failure.latency_ms,
-        request=run.line.body,
+        request=_handed_in(run),
         attempts=tuple(run.attempts),
+        routed=None if run.trip is None else run.trip.routed(),
     )
+
+
+def _handed_in(run: LineRun) -> bytes:
+    """Return the body as it came, so that a failed line can be handed in again and is routed anew."""
+    body, trip = run.line.body, run.trip
+    return body if trip is None or not trip.route.members else with_members(body, trip.route.members)
 
 
 def _cost(run: LineRun) -> int | None:

@@ -8,6 +8,7 @@ import msgspec
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import Attempt, Line, Terms, Tried
 from batchmill.store.rules import Rules
+from batchmill.workers.roads import Trip
 
 _PLAIN = Terms()
 
@@ -22,7 +23,9 @@ class Hold(msgspec.Struct, frozen=True):
 class LineRun:
     """A line between two calls: what was tried so far."""
 
-    __slots__ = ("attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard", "turn")
+    __slots__ = (
+        "attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard", "trip", "turn",
+    )  # fmt: skip
 
     def __init__(self, line: Line, shard: "ShardRun", before: Tried | None = None) -> None:
         self.line = line
@@ -34,6 +37,33 @@ class LineRun:
         self.hold: Hold | None = None  # while it is in the air
         self.generation: str | None = None  # of the call in the air, as soon as it is known
         self.noted = False  # whether the recorder was told of that
+        route = shard.terms.route
+        self.trip = None if route is None else Trip(route)  # of a line whose model is routed
+
+    @property
+    def model(self) -> str:
+        """The model that it is sent to."""
+        return self.shard.claim.model if self.trip is None else self.trip.road.model
+
+    @property
+    def pricing(self) -> bytes | None:
+        """What that model costs, see `Terms.pricing`."""
+        return self.shard.terms.pricing if self.trip is None else self.trip.road.pricing
+
+    @property
+    def max_price(self) -> bytes | None:
+        """The most that its upstream may charge, see `Terms.max_price`."""
+        return self.shard.terms.max_price if self.trip is None else self.trip.road.max_price
+
+    @property
+    def bound(self) -> int:
+        """The most that one call of it there can cost (nano-dollars)."""
+        return self.line.bound if self.trip is None else self.line.fares[self.trip.place].bound
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens that it can use there."""
+        return self.line.tokens if self.trip is None else self.line.fares[self.trip.place].tokens
 
 
 class ShardRun:

@@ -1,30 +1,21 @@
-"""The lanes of one process: their lines in the order of their turn, and what the gate last said about them.
-
-A wait ends by its timer or by what was waited for, never by a look at a clock: a timer may come before its time.
-"""
+"""The lanes of one process: their lines in the order of their turn, those that wait, and which lane is next."""
 
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 
-from batchmill.store.gate import NEVER, Reply, Why
+from batchmill.store.model import Route
 from batchmill.workers.line import LineRun, ShardRun
+from batchmill.workers.roads import Guide, Roads
 from batchmill.workers.turns import Turns
+from batchmill.workers.valves import Valve, Wake
 
-WIDEST = 256
-"""Lines of a lane that one call of the gate is asked about, at most."""
-
-_LONGEST_BLOCK = 2.0  # seconds until we ask again, whatever we were told: limits may be changed meanwhile
-_UNKNOWN_WAIT = 0.25
 _STARVED_LOOK = 0.25
 _STARVED_SLACK = 0.05  # by how much a block outlasts the timer that ends it
 _FEED_EVERY = 0.1
 _FEW = 4  # lines of a batch that are as good as none when the next shard takes a round trip or two
 _MOST_STRANGERS = 16  # batches of one lane here, when its limits let little through
-_AT_ONCE = (Why.NOTHING, Why.POLICY, Why.WINDOW, Why.BUDGET)
-
-Wake = Callable[[], None]
 
 
 class Count:
@@ -53,22 +44,38 @@ class _Starved:
 
 
 class Lane:
-    """The lines of one model in this process. `width` narrows when the gate refuses and widens when it does not."""
+    """The lines of one lane in this process: those of one model, or of one route, which has a valve for each model."""
 
     __slots__ = (
-        "_fed", "_landing", "_ready", "_rest", "_starved", "_turns", "asked", "in_air", "model", "waiting", "width",
+        "_fed",
+        "_guide",
+        "_own",
+        "_ready",
+        "_roads",
+        "_stalled",
+        "_starved",
+        "_stuck",
+        "_turns",
+        "asked",
+        "in_air",
+        "model",
+        "valves",
+        "waiting",
     )  # fmt: skip
 
-    def __init__(self, model: str, ready: Count) -> None:
+    def __init__(self, model: str, ready: Count, guide: Guide) -> None:
         self.model = model
+        self._guide = guide
         self.waiting: dict[LineRun, asyncio.TimerHandle] = {}  # lines to be tried again
         self.in_air = 0
         self.asked = 0  # lines at the gate
-        self.width = WIDEST
+        self.valves: dict[str, Valve] = {}
+        self._own = self.valve(model)
+        self._roads: dict[Route, Roads] = {}
+        self._stuck: list[LineRun] = []  # lines whose roads are all shut, though others' may be open
+        self._stalled = False  # no road is open to any line
         self._ready = ready
         self._turns = Turns()
-        self._rest: asyncio.TimerHandle | None = None  # nothing is asked until it ends
-        self._landing = False  # what is waited for may come with a line that lands
         self._starved: dict[str, _Starved] = {}
         self._fed = 0.0
 
@@ -80,12 +87,14 @@ class Lane:
     @property
     def limited(self) -> bool:
         """Whether the gate lets less through than there is: then more lines here are of no use."""
-        return self.width < WIDEST
+        if not self._roads:
+            return self._own.limited
+        return all(valve.limited for valve in self.valves.values() if valve is not self._own)
 
     @property
     def here(self) -> int:
         """Lines that are here, wherever."""
-        return self.ready + self.asked + self.in_air + len(self.waiting)
+        return self.ready + self.asked + self.in_air + len(self.waiting) + len(self._stuck)
 
     @property
     def load(self) -> int:
@@ -95,10 +104,22 @@ class Lane:
     @property
     def may_ask(self) -> bool:
         """Whether a line of it may be asked for now."""
-        return self._rest is None and self.asked < self.width and self.ready > 0
+        if self._stalled or not self.ready:
+            return False
+        return self._own.open if not self._roads else True
+
+    def valve(self, model: str) -> Valve:
+        """Return the valve of one of its models."""
+        valve = self.valves.get(model)
+        if valve is None:
+            valve = self.valves[model] = Valve(model, self._changed)
+        return valve
 
     def add(self, shard: ShardRun) -> None:
         """Take in a shard's lines."""
+        route = shard.terms.route
+        if route is not None and route not in self._roads:
+            self._roads[route] = Roads(route, self._guide, self.valve)
         self._turns.add(shard)
         self._ready.lines += len(shard.open_lines)
 
@@ -107,6 +128,23 @@ class Lane:
         run = self._turns.pop()
         self._ready.lines -= run is not None
         return run
+
+    def ask(self) -> LineRun | None:
+        """Take out the next line that may be asked for, on its way to the gate; None when there is none now."""
+        while (run := self.pop()) is not None:
+            valve = self._own if run.trip is None else self._choose(run)
+            if valve is not None:
+                valve.asked += 1
+                self.asked += 1
+                return run
+            if self._stalled:
+                return None
+        return None
+
+    def answered(self, model: str, lines: int) -> None:
+        """Take lines back from the gate."""
+        self.valve(model).asked -= lines
+        self.asked -= lines
 
     def push_back(self, run: LineRun, *, was_sent: bool) -> None:
         """Put a line first of its batch again; of several, the last one first."""
@@ -120,22 +158,18 @@ class Lane:
         for run in [run for run in self.waiting if run.shard is shard]:
             self.waiting.pop(run).cancel()
             withdrawn.append(run)
+        withdrawn += [run for run in self._stuck if run.shard is shard]
+        self._stuck = [run for run in self._stuck if run.shard is not shard]
         batch_id = shard.claim.batch_id
         if batch_id in self._starved and not self.has(batch_id):
             self.sated(batch_id)
         return withdrawn
 
-    def learn(self, reply: Reply, admitted: int, wake: Wake) -> None:
-        """Take the gate's answer to heart: ask for fewer lines, and not before it is of use."""
-        self._end_rest()
-        if reply.why in _AT_ONCE:
-            if reply.why is Why.NOTHING:
-                self.width = min(WIDEST, 2 * self.width)
-            return
-        self.width = max(1, min(self.width, 2 * admitted))
-        self._landing = reply.wait == NEVER
-        wait = _UNKNOWN_WAIT if reply.wait == NEVER else min(_LONGEST_BLOCK, reply.wait / 1000)
-        self._rest = asyncio.get_running_loop().call_later(wait, self._rested, wake)
+    def landed(self, models: Collection[str]) -> None:
+        """Note that lines of these models came back and are settled."""
+        for valve in self.valves.values():
+            if valve.model in models:
+                valve.landed()
 
     def has(self, batch_id: str) -> bool:
         """Whether lines of a batch wait here for their turn."""
@@ -156,11 +190,6 @@ class Lane:
         if starved is not None:
             starved.stop()
             self._turns.block(batch_id, 0.0)
-
-    def landed(self) -> None:
-        """Note that a line came back and is settled: if places were waited for, there may be one."""
-        if self._landing:
-            self._end_rest()
 
     def feed(self) -> None:
         """Let batches that a budget holds up ask again: some money came back."""
@@ -186,15 +215,24 @@ class Lane:
         """Whether so few lines of its batch are left in a limited lane that more must come, lest its turns are lost."""
         return self.limited and self._turns.left(run) < _FEW
 
-    def _rested(self, wake: Wake) -> None:
-        self._rest = None
-        wake()
+    def _choose(self, run: LineRun) -> Valve | None:
+        """Find the line's road; one that finds none waits for a valve, and all others with it if they would, too."""
+        trip, fares = run.trip, run.line.fares
+        if trip is None:
+            return self._own
+        valve = self._roads[trip.route].choose(trip, tuple(fare.estimate for fare in fares))
+        if valve is None and trip.detours:
+            self._stuck.append(run)
+        elif valve is None:
+            self._stalled = True
+            self.push_back(run, was_sent=False)
+        return valve
 
-    def _end_rest(self) -> None:
-        self._landing = False
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+    def _changed(self) -> None:
+        """A valve may be open: let lines that waited for one look for their road again."""
+        self._stalled = False
+        while self._stuck:
+            self.push_back(self._stuck.pop(), was_sent=False)
 
     def _look_again(self, batch_id: str, wake: Wake) -> None:
         self._turns.block(batch_id, 0.0)
@@ -204,9 +242,10 @@ class Lane:
 class Lanes:
     """All lanes of the process, and which of them is next."""
 
-    def __init__(self) -> None:
+    def __init__(self, guide: Guide | None = None) -> None:
         self._lanes: dict[str, Lane] = {}
         self._ready = Count()
+        self._guide = guide or Guide()
 
     def __getitem__(self, model: str) -> Lane:
         """The lane of a model that was here before."""
@@ -223,7 +262,7 @@ class Lanes:
         """The lane of a model."""
         lane = self._lanes.get(model)
         if lane is None:
-            lane = self._lanes[model] = Lane(model, self._ready)
+            lane = self._lanes[model] = Lane(model, self._ready, self._guide)
         return lane
 
     @property
@@ -237,11 +276,10 @@ class Lanes:
         heapq.heapify(queue)
         while queue and places > 0:
             _, number, lane = queue[0]
-            run = lane.pop()
+            run = lane.ask()
             if run is None:
                 heapq.heappop(queue)
                 continue
-            lane.asked += 1
             places -= 1
             yield lane, run
             if lane.may_ask:

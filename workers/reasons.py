@@ -6,6 +6,7 @@ import msgspec
 
 from batchmill.store.gate import NEVER, Reply, Why
 from batchmill.store.rules import Rules
+from batchmill.workers.line import LineRun
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -41,6 +42,13 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
             return Reason(batch_id, "budget", text)
         case _:
             return None
+
+
+def of_lane(reason: Reason, run: LineRun) -> Reason:
+    """Return the reason as that of the line's lane, where those look who wait for a routed line."""
+    if run.trip is None or reason.scope != run.model:
+        return reason
+    return msgspec.structs.replace(reason, scope=run.shard.claim.model)
 
 
 def _until(reply: Reply) -> str:
