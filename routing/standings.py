@@ -9,7 +9,8 @@ from batchmill.config.strategy import Strategy
 from batchmill.routing import reasons
 from batchmill.routing.candidates import Candidate, Considered
 from batchmill.routing.health import ModelHealth
-from batchmill.routing.scores import call_ms, success_rate, until_success_ms
+from batchmill.routing.performance import answer_ms
+from batchmill.routing.scores import success_rate, until_success_ms
 
 SAME_COST: Final = 0.02  # more than the least, and still its equal
 SAME_TIME: Final = 0.15  # medians come from buckets about 10 % wide, so equals may look so far apart
@@ -48,10 +49,11 @@ def standing_of(candidate: Candidate, health: ModelHealth | None, preferred: boo
     """Return how a candidate stands at a moment (ms of the Redis clock)."""
     known = health or ModelHealth(model=candidate.model)
     success = success_rate(known)
+    took = answer_ms(known)
     return Standing(
         model=candidate.model,
         success=success,
-        took_ms=call_ms(known),
+        took_ms=took.value if took else None,
         chance=candidate.weight * max(success, _LEAST_CHANCE),
         preferred=preferred,
         open=known.open if known.open > now else 0,

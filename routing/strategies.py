@@ -43,7 +43,7 @@ def decide(
     preferred: Preferred = (),
     now: int = 0,
 ) -> Decision:
-    """Return the candidates in the order in which they are to be tried. See `rank` and `Ranking.draw` for the inputs."""
+    """Return the candidates in the order in which they are to be tried; `rank` and `Ranking.draw` tell the inputs."""
     return rank(strategy, candidates, health, preferred=preferred, now=now).draw(draw, turn)
 
 
