@@ -7,23 +7,33 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from batchmill.config.policy import EVERY_TROUBLE, Trouble
 from batchmill.config.settings import RetrySettings
+from batchmill.config.strategy import Strategy
 from batchmill.openrouter.outcomes import Billed, Outcome, Retry
 from batchmill.store.gate import Reply, Why
 from batchmill.store.lanes import Ending
-from batchmill.store.model import Terms
-from batchmill.workers import dispatcher, flights, places
+from batchmill.store.model import Road, Route, Terms
+from batchmill.workers import dispatcher, flights, places, valves
 from batchmill.workers.gatekeeper import Question
 from batchmill.workers.line import ShardRun
 
 from .workers_helpers import OK, Desk, admit_all, failure, no_budget, refusal, settle
 
 MODELS = ("a/one", "a/two", "b/three")
+ROADS = tuple(Road(model) for model in MODELS)
+ROUTES = (
+    Route("first", Strategy.ORDER, ROADS[:2], max_attempts=3, fallback_on=EVERY_TROUBLE),
+    Route("cheap", Strategy.COST, ROADS, max_attempts=4, retry_delay=0.0005, fallback_on=(Trouble.BUDGET,)),
+    Route("quick", Strategy.PERFORMANCE, ROADS, max_attempts=9, fallback_on=tuple(Trouble)),
+    Route("alone", Strategy.ROUND_ROBIN, ROADS[:1], fallback_on=EVERY_TROUBLE),
+)
 LATER = failure(Retry.LATER, status=429, retry_after=0.0005)
 OUTCOMES: tuple[Outcome, ...] = (
     OK,
     OK,
     failure(Retry.NEVER),
+    failure(Retry.NEVER, code="context_length_exceeded"),
     failure(Retry.BACKOFF, billed=Billed.MAYBE),
     LATER,
     failure(Retry.ACCOUNT, retry_after=0.0005),
@@ -49,8 +59,8 @@ DEEDS = (
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every wait a matter of a thousandth of a second."""
     for module, name in (
-        (places, "_LONGEST_BLOCK"),
-        (places, "_UNKNOWN_WAIT"),
+        (valves, "_LONGEST_BLOCK"),
+        (valves, "_UNKNOWN_WAIT"),
         (places, "_STARVED_LOOK"),
         (places, "_STARVED_SLACK"),
         (dispatcher, "_STARVED"),
@@ -88,13 +98,14 @@ class Play:
     def add(self) -> None:
         number = len(self.shards)
         count = self.random.randint(1, 6)
+        route = self.random.choice((None, *ROUTES))
         self.shards.append(
             self.desk.shard(
-                self.random.choice(MODELS),
+                self.random.choice(MODELS) if route is None else f"{route.asked}#0",
                 [f"{number}/{index}" for index in range(count)],
                 batch=f"batch_{self.random.randrange(3)}",
                 number=number,
-                terms=Terms(project=self.random.choice("pq"), capped=self.random.random() < 0.5),
+                terms=Terms(project=self.random.choice("pq"), capped=self.random.random() < 0.5, route=route),
             )
         )
 
@@ -151,6 +162,7 @@ class Play:
         assert desk.dispatcher._bytes == 0
         for lane in desk.dispatcher._lanes:
             assert (lane.ready, lane.asked, lane.in_air, len(lane.waiting), len(lane._starved)) == (0, 0, 0, 0, 0)
+            assert (lane._stuck, [valve.asked for valve in lane.valves.values() if valve.asked]) == ([], [])
         recorded = [result.custom_id for result in desk.ledger.results]
         assert len(recorded) == len(set(recorded)), "a line got two results"
         for shard in self.shards:

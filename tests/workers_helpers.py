@@ -10,7 +10,7 @@ from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope, Usage
 from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
-from batchmill.store.model import Line, Result, Terms
+from batchmill.store.model import Fare, Line, Result, Terms
 from batchmill.store.pauses import Pause
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Settlement
@@ -129,6 +129,7 @@ class Gate(Gatekeeper):
         self.questions: list[Question] = []
         self.waiting: list[Question] = []
         self.holds: list[str] = []  # all that were ever taken
+        self.bounds: dict[str, int] = {}  # what each of them holds
         self.paused: dict[str, float] = {}  # scope -> until when (monotonic)
         self._dispatcher: Dispatcher | None = None
         self._due = False
@@ -163,6 +164,7 @@ class Gate(Gatekeeper):
     def _tell(self, question: Question, reply: Reply) -> None:
         assert self._dispatcher is not None
         self.holds += [hold.id for place, hold in enumerate(question.holds) if reply.admitted(place)]
+        self.bounds |= {hold.id: run.bound for run, hold in zip(question.runs, question.holds, strict=True)}
         self._dispatcher.told(question, reply)
 
     def _paused(self, question: Question) -> Reply | None:
@@ -224,7 +226,7 @@ class Desk:
         claim = Claim("upstream", model, f"{batch}.{number}.{len(bodies)}", "run-1", "1")
         shard = ShardRun(
             claim,
-            [Line(index, body.decode(), body, bound=100, tokens=10) for index, body in enumerate(bodies)],
+            [Line(index, body.decode(), body, 100, 10, fares_of(terms)) for index, body in enumerate(bodies)],
             terms=terms or Terms(),
         )
         self.dispatcher.add(shard)
@@ -234,6 +236,7 @@ class Desk:
         """Fail unless every place is free and every hold was settled exactly once."""
         assert self.dispatcher.free == self.dispatcher.concurrency
         assert sorted(settlement.hold for settlement in self.ledger.settled) == sorted(self.gate.holds)
+        assert all(settlement.bound == self.gate.bounds[settlement.hold] for settlement in self.ledger.settled)
         assert self.ledger.in_air == 0
 
     async def rest(self, model: str, scope: str, failure: Failure, seconds: float | None) -> Pause:
@@ -244,6 +247,12 @@ class Desk:
 
     async def slow_down(self, model: str) -> None:
         self.slowed.append(model)
+
+
+def fares_of(terms: Terms | None) -> tuple[Fare, ...]:
+    """Return what a line may cost on each road of its route, each something else."""
+    roads = terms.route.roads if terms and terms.route else ()
+    return tuple(Fare(100 * place, 10 * place, 50 * place) for place, _ in enumerate(roads, start=1))
 
 
 async def settle() -> None:
