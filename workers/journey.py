@@ -16,14 +16,13 @@ import msgspec
 
 from batchmill.config.policy import Trouble
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.bounds import with_max_price, with_members
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope
+from batchmill.openrouter.splices import to_send, with_members
 from batchmill.store.model import Attempt, LineState, Result, cancelled_line
 from batchmill.store.rules import FREE
 from batchmill.workers.line import LineRun
 from batchmill.workers.roads import Trip, trouble_of
 
-_encode = msgspec.json.Encoder().encode
 _ACCOUNT_REST = 60.0  # seconds until a refused account is tried again
 
 
@@ -51,11 +50,9 @@ Verdict = Settled | TryAgain | RestScope
 
 
 def payload(run: LineRun) -> bytes:
-    """Return what is sent: the body as it was handed in, its model, and the price that the upstream may not exceed."""
-    body, ceiling = run.line.body, run.max_price
-    if run.trip is not None:
-        body = with_members(body, b'"model":' + _encode(run.model))
-    return body if ceiling is None else with_max_price(body, ceiling)
+    """Return what is sent: the body as it was handed in, its model, its providers, and the price it may not exceed."""
+    model = None if run.trip is None else run.model
+    return to_send(run.line.body, model=model, max_price=run.max_price, provider=run.provider)
 
 
 def scope_of(model: str, failure: Failure) -> str:
@@ -200,8 +197,7 @@ def _failed(run: LineRun, failure: Failure) -> Result:
 
 def _handed_in(run: LineRun) -> bytes:
     """Return the body as it came, so that a failed line can be handed in again and is routed anew."""
-    body, trip = run.line.body, run.trip
-    return body if trip is None or not trip.route.members else with_members(body, trip.route.members)
+    return run.line.body if run.trip is None else with_members(run.line.body, run.trip.route.members)
 
 
 def _cost(run: LineRun) -> int | None:

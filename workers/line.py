@@ -56,6 +56,11 @@ class LineRun:
         return self.shard.terms.max_price if self.trip is None else self.trip.road.max_price
 
     @property
+    def provider(self) -> bytes | None:
+        """What else its upstream is told of providers, see `Terms.provider`."""
+        return self.shard.terms.provider if self.trip is None else self.trip.road.provider
+
+    @property
     def bound(self) -> int:
         """The most that one call of it there can cost (nano-dollars)."""
         return self.line.bound if self.trip is None else self.line.fares[self.trip.place].bound
