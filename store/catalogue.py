@@ -11,8 +11,9 @@ A copy is kept for `catalogue.keep`, and is old after `catalogue.refresh`. After
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from batchmill.openrouter.client import Upstream
 
 Models = dict[str, ModelFacts]
+_T = TypeVar("_T")
 
 ENDPOINTS_FRESH = 300.0
 """How old (seconds) the endpoints of a model may be, when nobody says."""
@@ -118,7 +120,7 @@ async def snapshot_of(redis: Redis, settings: Settings) -> Snapshot:
     An endpoint that names no models has none, and one that can't be asked has none either. Only OpenRouter names them
     for sure: raises UpstreamUnavailableError or UpstreamRefusedError when it can't be asked and no copy is left.
     """
-    return (await refresh(redis, settings)).snapshot
+    return _packaged() if settings.simulate else (await refresh(redis, settings)).snapshot
 
 
 async def kept_of(redis: Redis, settings: Settings) -> Snapshot | None:
@@ -133,7 +135,7 @@ async def refresh(redis: Redis, settings: Settings, *, force: bool = False) -> R
     `snapshot_of`.
     """
     if settings.simulate:
-        return Refreshed(snapshot=_packaged(), drift=drift_of(_packaged_listing()))
+        return Refreshed(snapshot=_packaged(), drift=await asyncio.to_thread(drift_of, _packaged_listing()))
     turn, us = keys.catalogue_turn(settings.upstream_name), secrets.token_hex(8)
     patience = time.monotonic() + _TOTAL_SECONDS
     while True:
@@ -150,6 +152,21 @@ async def refresh(redis: Redis, settings: Settings, *, force: bool = False) -> R
     finally:
         if await redis.execute_command("GET", turn) == us.encode():
             await redis.execute_command("DEL", turn)
+
+
+def changes(before: Models, after: Models) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the ids of models that are new, gone, and those with another price; each list in order."""
+    repriced = (
+        name
+        for name in after.keys() & before.keys()
+        if after[name].pricing != before[name].pricing
+        and decode_price(after[name].pricing) != decode_price(before[name].pricing)
+    )
+    return (
+        tuple(sorted(after.keys() - before.keys())),
+        tuple(sorted(before.keys() - after.keys())),
+        tuple(sorted(repriced)),
+    )
 
 
 async def endpoints_of(
@@ -186,7 +203,7 @@ async def _look(redis: Redis, settings: Settings) -> _Shelf:
         pipe.execute_command("GET", keys.catalogue_failure(upstream))
         stored, failed = await pipe.execute()
     now = await now_ms(redis)
-    copy, failure = _read(stored), _read_failure(failed)
+    copy, failure = _unpacked(stored, _decode_copy), _unpacked(failed, _decode_failure)
     if copy is None:
         return _Shelf(None, rests=False)
     age = max(0, now - copy.fetched_at_ms)
@@ -219,10 +236,15 @@ async def _fetch(redis: Redis, settings: Settings, before: Snapshot | None) -> R
         pipe.execute_command("SET", keys.catalogue(upstream), written, "PX", _keep_ms(settings))
         pipe.execute_command("DEL", keys.catalogue_failure(upstream))
         await pipe.execute()
-    return _compared(
-        before.models if before else models,
-        Snapshot(models=models, fetched_at_ms=now),
-        await asyncio.to_thread(drift_of, listing or b""),  # tens of milliseconds, and a worker has calls to serve
+    added, removed, repriced = changes(before.models if before else models, models)
+    return Refreshed(
+        snapshot=Snapshot(models=models, fetched_at_ms=now),
+        drift=await asyncio.to_thread(
+            drift_of, listing or b""
+        ),  # tens of milliseconds, and a worker has calls to serve
+        added=added,
+        removed=removed,
+        repriced=repriced,
     )
 
 
@@ -231,24 +253,6 @@ async def _failed(redis: Redis, settings: Settings, before: Snapshot | None, rea
     key = keys.catalogue_failure(settings.upstream_name)
     await redis.execute_command("SET", key, failure, "PX", _keep_ms(settings))
     return Refreshed(snapshot=msgspec.structs.replace(before or Snapshot(models={}), stale_reason=reason))
-
-
-def _compared(before: Models, snapshot: Snapshot, drift: Drift) -> Refreshed:
-    models = snapshot.models
-    return Refreshed(
-        snapshot=snapshot,
-        drift=drift,
-        added=tuple(sorted(models.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - models.keys())),
-        repriced=tuple(
-            sorted(
-                name
-                for name in models.keys() & before.keys()
-                if models[name].pricing != before[name].pricing
-                and decode_price(models[name].pricing) != decode_price(before[name].pricing)
-            )
-        ),
-    )
 
 
 def _asking(settings: Settings) -> "Upstream":
@@ -267,25 +271,15 @@ def _keep_ms(settings: Settings) -> int:
     return max(1, round(settings.catalogue.keep * 1000))
 
 
-def _read(stored: bytes | None) -> _Copy | None:
+def _unpacked(stored: bytes | None, decode: Callable[[bytes], _T]) -> _T | None:
     try:
-        return None if stored is None else _decode_copy(stored)
+        return None if stored is None else decode(stored)
     except msgspec.DecodeError:  # written by another version
         return None
 
 
-def _read_failure(stored: bytes | None) -> _Failure | None:
-    try:
-        return None if stored is None else _decode_failure(stored)
-    except msgspec.DecodeError:
-        return None
-
-
 def _served(stored: bytes | None, now: int) -> EndpointsSnapshot | None:
-    try:
-        served = None if stored is None else _decode_served(stored)
-    except msgspec.DecodeError:
-        return None
+    served = _unpacked(stored, _decode_served)
     if served is None:
         return None
     return EndpointsSnapshot(
