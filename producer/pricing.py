@@ -126,7 +126,8 @@ class Pricer:
             max_price(ceiling) if ceiling and known and self._strict else None,
             conditions.max_cost is not None,
         )
-        facts = known or ModelFacts(model, pricing or b"{}")
+        # a listing without prices (most are not OpenRouter's) says too little of its limits to give a line one
+        facts = known if known and known.names_price else ModelFacts(model, pricing or b"{}")
         return _Tariff(facts, ceiling, terms, min(caps, key=lambda cap: cap.limit, default=None))
 
 
