@@ -21,6 +21,7 @@ FOR_EVER: Final = 1 << 53
 """`ModelHealth.open` of a breaker that an operator tripped: until it is reset."""
 
 _DOWN_BELOW = 0.5  # of its minutes
+_MOST_TOKENS = 1 << 31  # of one answer: an upstream may tell anything, and sums must fit a whole number of Redis
 _THOUSAND = 1000
 
 
@@ -65,7 +66,7 @@ class Tally(msgspec.Struct):
             bucket = bucket_of(first_token_ms)
             self.first_token[bucket] = self.first_token.get(bucket, 0) + 1
         if tokens > 0:
-            self.tokens += tokens
+            self.tokens += min(tokens, _MOST_TOKENS)
             self.generating_ms += max(1, latency_ms - (first_token_ms or 0))
 
     def failed(self) -> None:
