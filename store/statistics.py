@@ -31,6 +31,8 @@ _FIELDS = {b"c": "calls", b"f": "failures", b"r": "limited", b"t": "tokens", b"g
 _THOUSAND = 1000
 _LATE = 30  # seconds after its end in which a slot may still grow, as far as readers that remember care
 
+_TIME: tuple[Argument, ...] = ("TIME",)
+
 _count = Script("count")
 
 
@@ -60,7 +62,7 @@ async def count(redis: Redis, upstream: str, counted: Sequence[Counted]) -> Flus
     async with redis.pipeline(transaction=False) as pipe:
         for names, arguments in calls:
             _count.queue(pipe, names, arguments)
-        pipe.execute_command("TIME")
+        pipe.execute_command(*_TIME)
         *replies, clock = await pipe.execute(raise_on_error=False)
     refused, why = [], None
     for one, (names, arguments), reply in zip(counted, calls, replies, strict=True):
@@ -167,7 +169,7 @@ class SlotReader:
                 pipe.execute_command(*command)
             for name in asked:
                 pipe.execute_command("HGETALL", name)
-            pipe.execute_command("TIME")
+            pipe.execute_command(*_TIME)
             *replies, clock = await pipe.execute()
         self._clock(_milliseconds(clock))
         known = {name: self._over[name] for name in ends if name in self._over}
