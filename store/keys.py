@@ -97,13 +97,61 @@ def blocked(upstream: str, scope: str) -> str:
 
 
 def catalogue(upstream: str) -> str:
-    """String: the priced models of an upstream (MessagePack). Expires in a day. Written at enqueue."""
+    """String: when the models of an upstream were read, and they (MessagePack). Expires after `catalogue.keep`.
+    Written by who refreshes it: a worker, or who hands lines over.
+    """
     return f"{PREFIX}catalogue:{upstream_tag(upstream)}"
+
+
+def catalogue_turn(upstream: str) -> str:
+    """String: who refreshes the catalogue now. Expires when nobody can be at it any more. As `catalogue`."""
+    return f"{PREFIX}catalogue_turn:{upstream_tag(upstream)}"
+
+
+def catalogue_failure(upstream: str) -> str:
+    """String: when and why the catalogue could not be refreshed (MessagePack). Expires with `catalogue`; gone when it
+    could. As `catalogue`.
+    """
+    return f"{PREFIX}catalogue_failure:{upstream_tag(upstream)}"
+
+
+def expiry_warned(upstream: str) -> str:
+    """String: somebody warned of models in use that are to be removed. A day. Written by workers."""
+    return f"{PREFIX}expiry_warned:{upstream_tag(upstream)}"
+
+
+def endpoints(upstream: str, model: str) -> str:
+    """String: when the endpoints of a model were read, and they (MessagePack). Expires after `catalogue.keep`.
+    Written by who asked for them.
+    """
+    return f"{PREFIX}endpoints:{upstream_tag(upstream)}:{model}"
 
 
 def maintenance(upstream: str) -> str:
     """String: the worker that does the fleet's upkeep now. Expires after a few heartbeats. Workers."""
     return f"{PREFIX}maintenance:{upstream_tag(upstream)}"
+
+
+def traffic(upstream: str, model: str, size: int, slot: int) -> str:
+    """Hash: `kind|provider` -> count of a model's calls in a slot of `size` seconds, and `at`. Expires soon after the
+    windows that need it (two minutes to 26 hours). Written by workers.
+
+    `slot` is the time divided by the size. Kinds: `c` calls, `f` failures, `r` refused by a limit, `t` tokens, `g` the
+    ms in which they came, `l` and `s` with a bucket: latency, and time until the answer starts.
+    """
+    return f"{PREFIX}{{traffic:{upstream_tag(upstream)}}}:{size}:{slot}:{model}"
+
+
+def models_seen(upstream: str) -> str:
+    """Sorted set: model -> when the fleet last sent to it, or had it as a candidate (ms). A day. Written by workers."""
+    return f"{PREFIX}{{traffic:{upstream_tag(upstream)}}}:seen"
+
+
+def endpoints_health(upstream: str, model: str) -> str:
+    """String: what a model's endpoints said of themselves, and when (MessagePack). Expires when it is too old to go by.
+    Written by the worker that does the upkeep.
+    """
+    return f"{PREFIX}endpoints_health:{upstream_tag(upstream)}:{model}"
 
 
 def batches() -> str:

@@ -160,7 +160,7 @@ class Roads:
         self._turns = count(random.randrange(len(route.roads)))  # noqa: S311 - so that workers don't march in step
         self._health: Mapping[str, ModelHealth] | None = None
         self._candidates = [Candidate(road.model, weight=road.weight) for road in route.roads]
-        guide.outlook.watch([road.model for road in route.roads])
+        self._models = [road.model for road in route.roads]
 
     def choose(self, trip: Trip, estimates: tuple[int | None, ...]) -> Valve | None:
         """Send the line down the best road that is open now; None when it should wait for one."""
@@ -180,6 +180,7 @@ class Roads:
 
     def _decide(self, estimates: tuple[int | None, ...]) -> Decision:
         guide = self._guide
+        guide.outlook.watch(self._models)
         health = guide.outlook.health
         if health is not self._health:
             self._health = health
