@@ -8,15 +8,23 @@ from aiohttp import web
 
 from batchmill.config.errors import ConfigError
 from batchmill.openrouter.simulator import refusals
-from batchmill.openrouter.simulator.faults import Faults, check_faults
-from batchmill.openrouter.simulator.latency import parse_latency
+from batchmill.openrouter.simulator.faults import Faults, ModelFaults, check_faults
 from batchmill.openrouter.simulator.upstream import Upstream
 
 PREFIX = "/_sim/"
 
 
-class _LatencyChange(msgspec.Struct, forbid_unknown_fields=True):
-    latency: str
+class _LatencyChange(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A latency for all models without their own, or for one model (or pattern): null takes its own away."""
+
+    latency: str | None
+    model: str | None = None
+
+
+class _FaultsChange(Faults, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All faults anew, or with `model` those of one model (or pattern)."""
+
+    model: str | None = None
 
 
 class Admin:
@@ -46,12 +54,27 @@ class Admin:
         return web.Response(body=answer, content_type="application/json")
 
     def _set_faults(self, body: bytes) -> bytes:
-        self._upstream.faults = check_faults(msgspec.json.decode(body, type=Faults))
-        return msgspec.json.encode(self._upstream.faults)
+        change = msgspec.json.decode(body, type=_FaultsChange)
+        upstream = self._upstream
+        if change.model is None:
+            faults = Faults(fail_rate=change.fail_rate, rates=change.rates, models=change.models)
+        elif change.models:
+            raise ConfigError("faults: name one 'model', or several in 'models'")
+        else:
+            own = ModelFaults(fail_rate=change.fail_rate, rates=change.rates)
+            faults = upstream.faults.with_model(change.model, own)
+        upstream.faults = check_faults(faults)
+        return msgspec.json.encode(upstream.faults)
 
     def _set_latency(self, body: bytes) -> bytes:
         change = msgspec.json.decode(body, type=_LatencyChange)
-        self._upstream.latency = parse_latency(change.latency)
+        upstream = self._upstream
+        if change.model is not None:
+            upstream.latencies = upstream.latencies.with_model(change.model, change.latency)
+        elif change.latency is not None:
+            upstream.latencies = upstream.latencies.with_all(change.latency)
+        else:
+            raise ConfigError("latency: null takes away a model's own; name the 'model'")
         return msgspec.json.encode(change)
 
     def _reset(self, _: bytes) -> bytes:

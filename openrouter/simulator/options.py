@@ -13,7 +13,8 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 class SimulatorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the simulated upstream behaves; the defaults are an upstream that answers at once and never fails.
 
-    `latency` is a whole call's time, see `parse_latency`. `rpm` caps requests per minute for all models that match a
+    `latency` is a whole call's time, see `parse_latency`, and `latencies` those of the models that match a pattern such
+    as `openai/*`, the first match. `rpm` caps requests per minute for all models that match a
     pattern, together: `{"*": 600}`. `free_rpm` and `free_daily` are the platform's caps on `:free` models, account
     wide (None: no cap). `generation_delay`: seconds until `GET /generation` knows a call. `cached_share`: how many of
     the long prompts are billed as cache hits. `spill_rate`: how many calls are served by a dearer endpoint than the
@@ -24,6 +25,7 @@ class SimulatorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     seed: int = 0
     latency: str = "0"
+    latencies: dict[str, str] = {}
     faults: Faults = NO_FAULTS
     rpm: dict[str, Count] = {}
     free_rpm: Count | None = 20

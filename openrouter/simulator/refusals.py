@@ -14,6 +14,7 @@ USER_ID = "user_simulated"
 _UPSTREAM_RETRY_SECONDS = 1
 _IN_FLIGHT_RETRY_SECONDS = 2
 _UNAVAILABLE_RETRY_SECONDS = 1
+_FAULT_CONTEXT = 8192  # tokens; of the context that a fault says is exceeded
 _ADD_CREDITS = "https://openrouter.ai/settings/credits"
 
 _MASKED = ("server", "timeout")  # error types whose bodies don't tell which provider failed
@@ -23,6 +24,7 @@ _PROVIDER_FAULTS = {
     FaultKind.INTERNAL: (500, "Internal Server Error", "server", None),
     FaultKind.BAD_GATEWAY: (502, "Provider returned error", "provider_unavailable", None),
     FaultKind.UNAVAILABLE: (503, "No instances available", "provider_unavailable", _UNAVAILABLE_RETRY_SECONDS),
+    FaultKind.GATEWAY_TIMEOUT: (504, "The operation was aborted", "timeout", None),
     FaultKind.EDGE_TIMEOUT: (524, "A timeout occurred", "timeout", None),
     FaultKind.OVERLOADED: (529, "Provider is overloaded", "provider_overloaded", None),
 }
@@ -166,11 +168,9 @@ def fault(kind: FaultKind, model: str, provider: str, now: float, seconds: float
 
 
 def _platform_fault(kind: FaultKind, model: str, provider: str, now: float) -> Refusal | None:
+    if kind in _ALWAYS_THE_SAME:
+        return _ALWAYS_THE_SAME[kind]
     match kind:
-        case FaultKind.UNAUTHORIZED:
-            return unauthorized("User not found.")
-        case FaultKind.OUT_OF_CREDITS:
-            return insufficient_credits()
         case FaultKind.IN_FLIGHT_BUDGET:
             return _in_flight_budget()
         case FaultKind.MODERATION:
@@ -221,3 +221,13 @@ def _in_flight_budget() -> Refusal:
         reason="in_flight_budget_exhausted",
         remedy_hint="Retry after your in-flight requests settle (see the Retry-After header).",
     )
+
+
+_ALWAYS_THE_SAME = {
+    FaultKind.BAD_REQUEST: bad_request("Provider rejected the request"),
+    FaultKind.CONTEXT: context_exceeded(_FAULT_CONTEXT, _FAULT_CONTEXT, _FAULT_CONTEXT),
+    FaultKind.UNAUTHORIZED: unauthorized("User not found."),
+    FaultKind.OUT_OF_CREDITS: insufficient_credits(),
+    FaultKind.TOO_LARGE: refuse(413, "Request payload is too large", "payload_too_large"),
+    FaultKind.UNPROCESSABLE: refuse(422, "Request is semantically invalid", "unprocessable"),
+}

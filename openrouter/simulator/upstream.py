@@ -22,7 +22,7 @@ from batchmill.openrouter.simulator.caps import Caps
 from batchmill.openrouter.simulator.catalogue import Model, load_catalogue
 from batchmill.openrouter.simulator.draws import Draws
 from batchmill.openrouter.simulator.faults import FaultKind, check_faults, choose_fault
-from batchmill.openrouter.simulator.latency import parse_latency
+from batchmill.openrouter.simulator.latency import Latencies
 from batchmill.openrouter.simulator.options import SimulatorOptions
 from batchmill.openrouter.simulator.refusals import Refusal
 from batchmill.openrouter.simulator.wire import CompletionRequest
@@ -64,7 +64,7 @@ class Upstream:
         self.books.reset()
         self.caps = Caps(self.options, self.clock)
         self.faults = check_faults(self.options.faults)
-        self.latency = parse_latency(self.options.latency)
+        self.latencies = Latencies(self.options.latency, self.options.latencies)
 
     @property
     def credits_left(self) -> bool:
@@ -141,7 +141,7 @@ class Upstream:
     def _ask(self, model: Model, request: CompletionRequest, call: Call) -> Decision | Refusal:
         """Ask one model: caps, then faults, then whether anyone serves it at that price and length."""
         draws = Draws(self.options.seed, b"call", call.body, str(call.attempt).encode(), model.id.encode())
-        seconds = self.latency(draws.fraction(_LATENCY))
+        seconds = self.latencies.of(model.id)(draws.fraction(_LATENCY))
         refusal = self.caps.admit(model, self.books.stats.in_flight)
         if refusal:
             return refusal
