@@ -41,7 +41,7 @@ REFUSALS = [
     ),
     (FaultKind.MODERATION, 403, {"provider_name": "OpenAI", "model_slug": MODEL, "reasons": ["violence"]}),
     (FaultKind.BUDGET_SPENT, 403, {"limit_source": "openrouter_key_limit", "resets_at": "1970-01-02T00:00:00Z"}),
-    (FaultKind.NO_ENDPOINT, 404, {"error_type": "no_endpoints"}),
+    (FaultKind.NO_ENDPOINT, 404, {"error_type": "not_found"}),
     (FaultKind.REQUEST_TIMEOUT, 408, {"error_type": "timeout"}),
     (FaultKind.TOO_LARGE, 413, {"error_type": "payload_too_large"}),
     (FaultKind.UNPROCESSABLE, 422, {"error_type": "unprocessable"}),

@@ -1,17 +1,24 @@
 """`/_sim/...`: what a test or an operator asks of the simulator itself. Loopback only, no part of OpenRouter's API."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from ipaddress import ip_address
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from batchmill.config.errors import ConfigError
 from batchmill.openrouter.simulator import refusals
+from batchmill.openrouter.simulator.account import KeyLimit, Reset
 from batchmill.openrouter.simulator.faults import Faults, ModelFaults, check_faults
 from batchmill.openrouter.simulator.upstream import Upstream
+from batchmill.openrouter.simulator.wire import encoder
 
 PREFIX = "/_sim/"
+
+_Dollars = Annotated[Decimal, msgspec.Meta(ge=0)]
 
 
 class _LatencyChange(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -27,6 +34,14 @@ class _FaultsChange(Faults, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     model: str | None = None
 
 
+class _KeyChange(msgspec.Struct, forbid_unknown_fields=True):
+    """The key's own limit, null for none, and the balance of the account; what is not named stays."""
+
+    limit_usd: _Dollars | UnsetType | None = UNSET
+    reset: Reset | None = None
+    credits_usd: _Dollars | UnsetType = UNSET
+
+
 class Admin:
     """Answers the admin paths of one upstream."""
 
@@ -37,6 +52,7 @@ class Admin:
             ("GET", "calls"): lambda _: msgspec.json.encode(upstream.books.calls),
             ("POST", "faults"): self._set_faults,
             ("POST", "latency"): self._set_latency,
+            ("POST", "key"): self._set_key,
             ("POST", "reset"): self._reset,
         }
 
@@ -76,6 +92,17 @@ class Admin:
         else:
             raise ConfigError("latency: null takes away a model's own; name the 'model'")
         return msgspec.json.encode(change)
+
+    def _set_key(self, body: bytes) -> bytes:
+        change = msgspec.json.decode(body, type=_KeyChange)
+        upstream = self._upstream
+        if change.limit_usd is None:
+            upstream.key_limit = None
+        elif change.limit_usd is not UNSET:
+            upstream.key_limit = KeyLimit(change.limit_usd, change.reset)
+        if change.credits_usd is not UNSET:
+            upstream.credits_usd = change.credits_usd
+        return encoder.encode({"limit": upstream.key_limit, "credits_usd": upstream.credits_usd})
 
     def _reset(self, _: bytes) -> bytes:
         self._upstream.reset()

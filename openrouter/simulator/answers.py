@@ -17,7 +17,7 @@ from batchmill.openrouter.simulator.catalogue import Endpoint, Model
 from batchmill.openrouter.simulator.draws import Draws
 from batchmill.openrouter.simulator.latency import quantile
 from batchmill.openrouter.simulator.options import SimulatorOptions
-from batchmill.openrouter.simulator.wire import CompletionRequest, MaxPrice
+from batchmill.openrouter.simulator.wire import CompletionRequest
 
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 4  # of the chat template, for each message
@@ -28,9 +28,8 @@ _SIGMA = 0.6  # of the lengths' lognormal distribution
 _LONGEST = 8192  # words of an answer that nobody cut
 _CACHE_MINIMUM = 1024  # tokens; shorter prompts are not cached
 _CACHE_STEP = 128
-_MILLION = 1_000_000
 
-_LENGTH, _PLACE, _REASONING, _CACHED, _ENDPOINT = range(5)  # slots of a body's draws
+_LENGTH, _PLACE, _REASONING, _CACHED = range(4)  # slots of a body's draws; the endpoint's is the next
 
 _POOL = (
     "a about above across after again all also always an and another any are as at away back be because been before "
@@ -118,24 +117,6 @@ def prompt_tokens(request: CompletionRequest) -> tuple[int, int]:
     return size // BYTES_PER_TOKEN + overhead + images * IMAGE_TOKENS, images
 
 
-def choose_endpoint(model: Model, request: CompletionRequest, spill_rate: float, draws: Draws) -> Endpoint | None:
-    """Return who serves: the catalogue's endpoint, sometimes a dearer one; None when none is left to choose from."""
-    wishes = request.provider
-    candidates = model.endpoints
-    if wishes is not None:
-        candidates = tuple(
-            endpoint
-            for endpoint in candidates
-            if (wishes.only is None or endpoint.tag in wishes.only)
-            and (wishes.ignore is None or endpoint.tag not in wishes.ignore)
-            and (wishes.max_price is None or _affordable(endpoint, wishes.max_price))
-        )
-    if not candidates:
-        return None
-    spilled = len(candidates) > 1 and draws.fraction(_ENDPOINT) < spill_rate
-    return candidates[1] if spilled else candidates[0]
-
-
 class Answerer:
     """Writes the answers. One pool of words, so that an answer costs a slice."""
 
@@ -204,15 +185,3 @@ def _as_json(words: list[str], finish_reason: str) -> list[str]:
     if finish_reason == "stop":
         framed[-1] += '"}'
     return framed
-
-
-def _affordable(endpoint: Endpoint, ceiling: MaxPrice) -> bool:
-    base = endpoint.price.base
-    for rate, dearest, unit in (
-        (base.prompt, ceiling.prompt, _MILLION),
-        (base.completion, ceiling.completion, _MILLION),
-        (base.request, ceiling.request, 1),
-    ):
-        if dearest is not None and isinstance(rate, Decimal) and rate * unit > dearest:
-            return False
-    return True

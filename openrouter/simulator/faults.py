@@ -43,6 +43,23 @@ class FaultKind(StrEnum):
     HANG = "hang"  # no answer, until the client goes away
 
 
+PROVIDERS_FAULTS = frozenset(
+    (
+        FaultKind.REQUEST_TIMEOUT,
+        FaultKind.INTERNAL,
+        FaultKind.BAD_GATEWAY,
+        FaultKind.UNAVAILABLE,
+        FaultKind.GATEWAY_TIMEOUT,
+        FaultKind.EDGE_TIMEOUT,
+        FaultKind.OVERLOADED,
+        FaultKind.IN_BAND,
+        FaultKind.MID_STREAM,
+        FaultKind.CUT,
+        FaultKind.HANG,
+    )
+)
+"""What lowers an endpoint's uptime; the other kinds are the caller's, the account's or a rate limit's."""
+
 # what `fail_rate` is made of: the failures that another try may mend, as often as providers show them
 TRANSIENT_MIX: Mapping[FaultKind, float] = {
     FaultKind.RATE_LIMIT: 0.35,

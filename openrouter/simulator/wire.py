@@ -31,13 +31,22 @@ class MaxPrice(msgspec.Struct):
     request: Decimal | None = None
 
 
+class SortPreference(msgspec.Struct):
+    """What endpoints are sorted by."""
+
+    by: str | None = None
+
+
 class ProviderPreferences(msgspec.Struct):
-    """The `provider` object: which endpoints may serve."""
+    """The `provider` object: which endpoints may serve, and which first."""
 
     max_price: MaxPrice | None = None
     only: list[str] | None = None
     ignore: list[str] | None = None
     allow_fallbacks: bool | None = None
+    order: list[str] | None = None
+    sort: str | SortPreference | None = None
+    require_parameters: bool | None = None
 
 
 class ResponseFormat(msgspec.Struct):
