@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,8 +20,18 @@ _UNCAPPED = 1_000_000  # what an account without a cap on free models is told: t
 class KeyLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key's own cap in USD; `reset` tells when its spend starts anew (00:00 UTC, Mondays), None: never."""
 
-    limit_usd: Annotated[Decimal, msgspec.Meta(ge=0)]
+    limit_usd: Decimal
     reset: Reset | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no amount."""
+        check_amount(self.limit_usd)
+
+
+def check_amount(usd: Decimal) -> None:
+    """Raise ValueError for what can't be an amount of money; msgspec has no bounds for a Decimal."""
+    if not (usd.is_finite() and usd >= 0):
+        raise ValueError("an amount in USD must be a number, 0 or more")
 
 
 class Spending:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from decimal import Decimal
 from ipaddress import ip_address
-from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -11,14 +10,12 @@ from msgspec import UNSET, UnsetType
 
 from batchmill.config.errors import ConfigError
 from batchmill.openrouter.simulator import refusals
-from batchmill.openrouter.simulator.account import KeyLimit, Reset
+from batchmill.openrouter.simulator.account import KeyLimit, Reset, check_amount
 from batchmill.openrouter.simulator.faults import Faults, ModelFaults, check_faults
 from batchmill.openrouter.simulator.upstream import Upstream
 from batchmill.openrouter.simulator.wire import encoder
 
 PREFIX = "/_sim/"
-
-_Dollars = Annotated[Decimal, msgspec.Meta(ge=0)]
 
 
 class _LatencyChange(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,9 +34,14 @@ class _FaultsChange(Faults, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class _KeyChange(msgspec.Struct, forbid_unknown_fields=True):
     """The key's own limit, null for none, and the balance of the account; what is not named stays."""
 
-    limit_usd: _Dollars | UnsetType | None = UNSET
+    limit_usd: Decimal | UnsetType | None = UNSET
     reset: Reset | None = None
-    credits_usd: _Dollars | UnsetType = UNSET
+    credits_usd: Decimal | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        for amount in (self.limit_usd, self.credits_usd):
+            if isinstance(amount, Decimal):
+                check_amount(amount)
 
 
 class Admin:
