@@ -17,7 +17,7 @@ from batchmill.openrouter.simulator.catalogue import Endpoint, Model
 from batchmill.openrouter.simulator.draws import Draws
 from batchmill.openrouter.simulator.latency import quantile
 from batchmill.openrouter.simulator.options import SimulatorOptions
-from batchmill.openrouter.simulator.wire import CompletionRequest
+from batchmill.openrouter.simulator.wire import CompletionRequest, Tool
 
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 4  # of the chat template, for each message
@@ -44,7 +44,7 @@ _POOL = (
 )
 
 _FINISH_WORDS = {
-    "Anthropic": {"stop": "end_turn", "length": "max_tokens"},
+    "Anthropic": {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"},
     "Google": {"stop": "STOP", "length": "MAX_TOKENS"},
 }
 
@@ -57,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True):
     words: list[str]
     usage: Billable
     finish_reason: str
+    tool: str | None = None  # the function that is called; the words are its arguments then
 
     @property
     def text(self) -> str:
@@ -140,7 +141,8 @@ class Answerer:
             visible = limit - reasoning
         start = int(draws.fraction(_PLACE) * _LONGEST)
         words = self._words[start : start + visible]
-        if request.response_format is not None and request.response_format.type.startswith("json"):
+        tool = _demanded_tool(request)
+        if tool is not None or (request.response_format and request.response_format.type.startswith("json")):
             words = _as_json(words, finish_reason)
         cached, written = self._cache_use(prompt, model, endpoint, draws)
         usage = Billable(
@@ -151,7 +153,9 @@ class Answerer:
             reasoning_tokens=reasoning,
             images=images,
         )
-        return Plan(model, endpoint, words, usage, finish_reason)
+        if tool is not None and finish_reason == "stop":
+            finish_reason = "tool_calls"
+        return Plan(model, endpoint, words, usage, finish_reason, tool)
 
     def _cache_use(self, prompt: int, model: Model, endpoint: Endpoint, draws: Draws) -> tuple[int, int]:
         """Return the cached and the written tokens of a prompt; only long ones are cached, in whole steps."""
@@ -165,6 +169,20 @@ class Answerer:
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
+
+
+def _demanded_tool(request: CompletionRequest) -> str | None:
+    """Return the function that must be called: the one named, or the first; None when the model may choose to speak."""
+    choice = request.tool_choice
+    if isinstance(choice, Tool):
+        return choice.function.name or None
+    if choice != "required" or not request.tools:
+        return None
+    try:
+        tools = msgspec.json.decode(request.tools, type=list[Tool])
+    except msgspec.DecodeError:
+        return None
+    return next((tool.function.name for tool in tools if tool.function.name), None)
 
 
 def _thinks(model: Model, request: CompletionRequest) -> bool:
