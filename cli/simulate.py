@@ -18,12 +18,13 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--port", type=click.IntRange(0, 65535), default=8399, show_default=True, help="0 takes a free one.")
 @click.option(
     "--latency-ms",
-    "latency",
-    metavar="SPEC",
+    "latencies",
+    metavar="[MODEL=]SPEC",
+    multiple=True,
     help="How long a call takes: 200, uniform:100:300 or lognormal:MEDIAN:SIGMA (default lognormal:1200:0.6).",
 )
 @click.option("--fail-rate", type=_SHARE, default=0.0, help="Share of calls with a passing fault: 429, 5xx, cuts ...")
-@click.option("--fault", "faults", metavar="KIND=SHARE", multiple=True, help="One kind of fault, e.g. 529=0.05.")
+@click.option("--fault", "faults", metavar="[MODEL=]KIND=SHARE", multiple=True, help="One kind, e.g. 529=0.05.")
 @click.option("--rpm", type=POSITIVE, metavar="N", help="At most N requests a minute, then 429.")
 @click.option("--max-in-flight", type=POSITIVE, metavar="N", help="At most N requests at once, then 429.")
 @click.option(
@@ -42,7 +43,7 @@ _SHARE = click.FloatRange(0, 1)
 def simulate(
     host: str,
     port: int,
-    latency: str | None,
+    latencies: tuple[str, ...],
     fail_rate: float,
     faults: tuple[str, ...],
     rpm: int | None,
@@ -65,9 +66,11 @@ def simulate(
     from batchmill.cli.loop import run_async
     from batchmill.openrouter.simulator import REALISTIC, SimulatorOptions
 
+    by_model = {model: spec for model, _, spec in (latency.rpartition("=") for latency in latencies)}
     options = SimulatorOptions(
         seed=seed,
-        latency=latency or REALISTIC,
+        latency=by_model.pop("", REALISTIC),
+        latencies=by_model,
         faults=_faults(fail_rate, faults),
         rpm={"*": rpm} if rpm else {},
         max_in_flight=max_in_flight,
@@ -80,18 +83,21 @@ def simulate(
 
 
 def _faults(fail_rate: float, faults: tuple[str, ...]) -> "Faults":
-    from batchmill.openrouter.simulator import FaultKind, Faults
+    from batchmill.openrouter.simulator import FaultKind, Faults, ModelFaults
 
-    rates = {}
+    rates: dict[str, dict[FaultKind, float]] = {"": {}}
     for fault in faults:
-        kind, _, share = fault.partition("=")
+        named, _, share = fault.rpartition("=") if "=" in fault else (fault, "", "")
+        model, _, kind = named.rpartition("=")
         if kind not in set(FaultKind):
             raise click.UsageError(f"--fault: '{kind}' is no kind of fault; known: {', '.join(FaultKind)}")
         try:
-            rates[FaultKind(kind)] = float(share)
+            rates.setdefault(model, {})[FaultKind(kind)] = float(share)
         except ValueError:
             raise click.UsageError(f"--fault {fault}: write KIND=SHARE, e.g. {kind}=0.05") from None
-    return Faults(fail_rate=fail_rate, rates=rates)
+    of_all = rates.pop("")
+    models = {model: ModelFaults(rates=own) for model, own in rates.items()}
+    return Faults(fail_rate=fail_rate, rates=of_all, models=models)
 
 
 async def _serve(options: "SimulatorOptions", host: str, port: int, *, until_stdin_closes: bool) -> int:

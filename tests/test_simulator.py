@@ -218,7 +218,8 @@ async def test_too_dear_for_max_price_is_404() -> None:
         text = await at.ask(provider={"max_price": {"completion": "0.59"}})
         cheap = await at.ask(provider={"max_price": {"prompt": 0.15, "completion": "0.6", "request": 0}})
     assert (dear.status, text.status, cheap.status) == (404, 404, 200)
-    assert dear.metadata["error_type"] == "constraint_filtered"
+    assert dear.metadata["error_type"] == "not_found"
+    assert dear.error["availability"]["code"] == "constraint_filtered"
 
 
 async def test_max_price_keeps_a_call_from_the_dearer_endpoint() -> None:

@@ -1,12 +1,13 @@
 """Rate caps of the simulator, and its admin paths."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from batchmill.openrouter.simulator import FaultKind, Faults
+from batchmill.openrouter.simulator import FaultKind, Faults, ModelFaults
 from batchmill.openrouter.simulator.admin import Admin, is_loopback
 from batchmill.openrouter.simulator.options import SimulatorOptions
 from batchmill.openrouter.simulator.upstream import Upstream
@@ -14,6 +15,8 @@ from batchmill.openrouter.simulator.upstream import Upstream
 from .simulator_helpers import MODEL, desk
 from .waiting import wait_until
 
+OTHER = "x-ai/grok-4-fast"
+THIRD = "deepseek/deepseek-v3.2"
 FREE = "z-ai/glm-4.5-air:free"
 OTHER_FREE = "qwen/qwen3-coder:free"
 NOON = 1_795_521_600.0  # 2026-11-24T12:00:00Z
@@ -152,6 +155,35 @@ async def test_faults_and_latency_change_while_it_runs() -> None:
     assert (down.status, up.status, slowed.status, quick.status) == (503, 200, 200, 200)
 
 
+async def test_one_models_faults_change_beside_the_others() -> None:
+    async with desk(faults=Faults(models={"openai/*": ModelFaults(rates={FaultKind.INTERNAL: 1.0})})) as at:
+        answer = await at.post("/_sim/faults", json.dumps({"model": OTHER, "rates": {"503": 1}}).encode())
+        failing = [(await at.ask(model=model)).status for model in (MODEL, OTHER, THIRD)]
+        await at.post("/_sim/faults", json.dumps({"model": MODEL}).encode())
+        recovered = [(await at.ask(model=model)).status for model in (MODEL, OTHER, THIRD)]
+        at.simulator.set_model_faults(OTHER, ModelFaults())
+        assert (await at.ask(model=OTHER)).status == 200
+    assert list(answer.json["models"]) == [OTHER, "openai/*"]
+    assert (failing, recovered) == ([500, 503, 200], [200, 503, 200])
+
+
+async def test_one_models_latency_changes_beside_the_others() -> None:
+    async with desk(latencies={"openai/*": "3600000"}) as at:
+        waiting = asyncio.create_task(at.ask())
+        await wait_until(lambda: at.simulator.stats.in_flight == 1)
+        assert (await at.ask(model=OTHER)).status == 200
+        change = await at.post("/_sim/latency", json.dumps({"model": MODEL, "latency": "0"}).encode())
+        assert (await at.ask("quick")).status == 200
+        at.simulator.set_model_latency(OTHER, "3600000")
+        also_waiting = asyncio.create_task(at.ask(model=OTHER))
+        await wait_until(lambda: at.simulator.stats.in_flight == 2)
+        at.simulator.set_model_latency(OTHER, None)
+        assert (await at.ask("quick", model=OTHER)).status == 200
+        waiting.cancel()
+        also_waiting.cancel()
+    assert change.json == {"latency": "0", "model": MODEL}
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -160,6 +192,10 @@ async def test_faults_and_latency_change_while_it_runs() -> None:
         ("/_sim/faults", b'{"fail_rate":0.6,"rates":{"500":0.6}}'),
         ("/_sim/latency", b'{"latency":"soon"}'),
         ("/_sim/latency", b'{"ms":1}'),
+        ("/_sim/latency", b'{"latency":null}'),
+        ("/_sim/latency", b'{"latency":"soon","model":"openai/*"}'),
+        ("/_sim/faults", b'{"model":"openai/*","rates":{"500":1},"fail_rate":1}'),
+        ("/_sim/faults", b'{"model":"openai/*","models":{"x-ai/*":{}}}'),
     ],
 )
 async def test_a_change_that_can_not_be_read_changes_nothing(path: str, body: bytes) -> None:

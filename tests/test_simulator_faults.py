@@ -30,6 +30,8 @@ def always(kind: FaultKind) -> Faults:
 
 
 REFUSALS = [
+    (FaultKind.BAD_REQUEST, 400, {"error_type": "invalid_request"}),
+    (FaultKind.CONTEXT, 400, {"error_type": "context_length_exceeded"}),
     (FaultKind.UNAUTHORIZED, 401, {"error_type": "authentication"}),
     (FaultKind.OUT_OF_CREDITS, 402, {"limit_source": "openrouter_credits"}),
     (
@@ -39,12 +41,15 @@ REFUSALS = [
     ),
     (FaultKind.MODERATION, 403, {"provider_name": "OpenAI", "model_slug": MODEL, "reasons": ["violence"]}),
     (FaultKind.BUDGET_SPENT, 403, {"limit_source": "openrouter_key_limit", "resets_at": "1970-01-02T00:00:00Z"}),
-    (FaultKind.NO_ENDPOINT, 404, {"error_type": "no_endpoints"}),
+    (FaultKind.NO_ENDPOINT, 404, {"error_type": "not_found"}),
     (FaultKind.REQUEST_TIMEOUT, 408, {"error_type": "timeout"}),
+    (FaultKind.TOO_LARGE, 413, {"error_type": "payload_too_large"}),
+    (FaultKind.UNPROCESSABLE, 422, {"error_type": "unprocessable"}),
     (FaultKind.RATE_LIMIT, 429, {"limit_source": "upstream_provider_shared_pool", "retry_after_seconds": 1}),
     (FaultKind.INTERNAL, 500, {"error_type": "server"}),
     (FaultKind.BAD_GATEWAY, 502, {"error_type": "provider_unavailable", "provider_name": "OpenAI"}),
     (FaultKind.UNAVAILABLE, 503, {"error_type": "provider_unavailable"}),
+    (FaultKind.GATEWAY_TIMEOUT, 504, {"error_type": "timeout"}),
     (FaultKind.EDGE_TIMEOUT, 524, {"error_type": "timeout"}),
     (FaultKind.OVERLOADED, 529, {"error_type": "provider_overloaded"}),
 ]

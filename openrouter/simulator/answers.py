@@ -17,7 +17,7 @@ from batchmill.openrouter.simulator.catalogue import Endpoint, Model
 from batchmill.openrouter.simulator.draws import Draws
 from batchmill.openrouter.simulator.latency import quantile
 from batchmill.openrouter.simulator.options import SimulatorOptions
-from batchmill.openrouter.simulator.wire import CompletionRequest, MaxPrice
+from batchmill.openrouter.simulator.wire import CompletionRequest, Tool
 
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 4  # of the chat template, for each message
@@ -28,9 +28,8 @@ _SIGMA = 0.6  # of the lengths' lognormal distribution
 _LONGEST = 8192  # words of an answer that nobody cut
 _CACHE_MINIMUM = 1024  # tokens; shorter prompts are not cached
 _CACHE_STEP = 128
-_MILLION = 1_000_000
 
-_LENGTH, _PLACE, _REASONING, _CACHED, _ENDPOINT = range(5)  # slots of a body's draws
+_LENGTH, _PLACE, _REASONING, _CACHED = range(4)  # slots of a body's draws; the endpoint's is the next
 
 _POOL = (
     "a about above across after again all also always an and another any are as at away back be because been before "
@@ -45,7 +44,7 @@ _POOL = (
 )
 
 _FINISH_WORDS = {
-    "Anthropic": {"stop": "end_turn", "length": "max_tokens"},
+    "Anthropic": {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"},
     "Google": {"stop": "STOP", "length": "MAX_TOKENS"},
 }
 
@@ -58,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True):
     words: list[str]
     usage: Billable
     finish_reason: str
+    tool: str | None = None  # the function that is called; the words are its arguments then
 
     @property
     def text(self) -> str:
@@ -118,24 +118,6 @@ def prompt_tokens(request: CompletionRequest) -> tuple[int, int]:
     return size // BYTES_PER_TOKEN + overhead + images * IMAGE_TOKENS, images
 
 
-def choose_endpoint(model: Model, request: CompletionRequest, spill_rate: float, draws: Draws) -> Endpoint | None:
-    """Return who serves: the catalogue's endpoint, sometimes a dearer one; None when none is left to choose from."""
-    wishes = request.provider
-    candidates = model.endpoints
-    if wishes is not None:
-        candidates = tuple(
-            endpoint
-            for endpoint in candidates
-            if (wishes.only is None or endpoint.tag in wishes.only)
-            and (wishes.ignore is None or endpoint.tag not in wishes.ignore)
-            and (wishes.max_price is None or _affordable(endpoint, wishes.max_price))
-        )
-    if not candidates:
-        return None
-    spilled = len(candidates) > 1 and draws.fraction(_ENDPOINT) < spill_rate
-    return candidates[1] if spilled else candidates[0]
-
-
 class Answerer:
     """Writes the answers. One pool of words, so that an answer costs a slice."""
 
@@ -159,7 +141,8 @@ class Answerer:
             visible = limit - reasoning
         start = int(draws.fraction(_PLACE) * _LONGEST)
         words = self._words[start : start + visible]
-        if request.response_format is not None and request.response_format.type.startswith("json"):
+        tool = _demanded_tool(request)
+        if tool is not None or (request.response_format and request.response_format.type.startswith("json")):
             words = _as_json(words, finish_reason)
         cached, written = self._cache_use(prompt, model, endpoint, draws)
         usage = Billable(
@@ -170,7 +153,9 @@ class Answerer:
             reasoning_tokens=reasoning,
             images=images,
         )
-        return Plan(model, endpoint, words, usage, finish_reason)
+        if tool is not None and finish_reason == "stop":
+            finish_reason = "tool_calls"
+        return Plan(model, endpoint, words, usage, finish_reason, tool)
 
     def _cache_use(self, prompt: int, model: Model, endpoint: Endpoint, draws: Draws) -> tuple[int, int]:
         """Return the cached and the written tokens of a prompt; only long ones are cached, in whole steps."""
@@ -184,6 +169,20 @@ class Answerer:
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
+
+
+def _demanded_tool(request: CompletionRequest) -> str | None:
+    """Return the function that must be called: the one named, or the first; None when the model may choose to speak."""
+    choice = request.tool_choice
+    if isinstance(choice, Tool):
+        return choice.function.name or None
+    if choice != "required" or not request.tools:
+        return None
+    try:
+        tools = msgspec.json.decode(request.tools, type=list[Tool])
+    except msgspec.DecodeError:
+        return None
+    return next((tool.function.name for tool in tools if tool.function.name), None)
 
 
 def _thinks(model: Model, request: CompletionRequest) -> bool:
@@ -204,15 +203,3 @@ def _as_json(words: list[str], finish_reason: str) -> list[str]:
     if finish_reason == "stop":
         framed[-1] += '"}'
     return framed
-
-
-def _affordable(endpoint: Endpoint, ceiling: MaxPrice) -> bool:
-    base = endpoint.price.base
-    for rate, dearest, unit in (
-        (base.prompt, ceiling.prompt, _MILLION),
-        (base.completion, ceiling.completion, _MILLION),
-        (base.request, ceiling.request, 1),
-    ):
-        if dearest is not None and isinstance(rate, Decimal) and rate * unit > dearest:
-            return False
-    return True

@@ -7,6 +7,7 @@ from hashlib import sha256
 import msgspec
 
 from batchmill.openrouter.prices import Billable
+from batchmill.openrouter.simulator.account import Spending
 
 _KEPT_GENERATIONS = 100_000  # the oldest go first
 
@@ -93,6 +94,7 @@ class Books:
         """Forget everything but the calls that are in the air."""
         in_flight = self.stats.in_flight
         self.stats = Stats(in_flight=in_flight, max_in_flight=in_flight)
+        self.spending = Spending(self._clock)
         self.calls: list[CallRecord] = []
         self.generations: dict[str, Generation] = {}
         self._sent: Counter[bytes] = Counter()
@@ -118,6 +120,7 @@ class Books:
         call.billed = billed
         call.generation_id = generation.id
         stats.billed_nano += billed
+        self.spending.add(billed)
         by_model = stats.by_model.get(call.model)
         if by_model is None:
             by_model = stats.by_model[call.model] = ModelStats()

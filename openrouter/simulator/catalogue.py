@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from batchmill.openrouter.prices import Price, decode_price
 
@@ -52,6 +53,7 @@ class Model(msgspec.Struct, frozen=True):
     max_completion_tokens: int | None
     reasons: bool
     always_reasons: bool
+    supported_parameters: frozenset[str]
     endpoints: tuple[Endpoint, ...]
 
     @property
@@ -122,10 +124,23 @@ class _Entry(msgspec.Struct):
     top_provider: _TopProvider = msgspec.field(default_factory=_TopProvider)
     supported_parameters: list[str] = []
     reasoning: _Reasoning | None = None
+    links: Any = UNSET
+    supported_voices: Any = UNSET
+
+
+def _completed(listing: msgspec.Raw, entry: _Entry) -> msgspec.Raw:
+    """Return a listing with the fields that OpenRouter has added since it was captured, and never leaves out."""
+    added = b""
+    if entry.links is UNSET:
+        added += b',"links":' + msgspec.json.encode({"details": f"/api/v1/models/{entry.id}/endpoints"})
+    if entry.supported_voices is UNSET:
+        added += b',"supported_voices":null'
+    return msgspec.Raw(bytes(listing).rstrip()[:-1] + added + b"}")
 
 
 def _model(listing: msgspec.Raw) -> Model:
     entry = msgspec.json.decode(listing, type=_Entry)
+    listing = _completed(listing, entry)
     reasons = "reasoning" in entry.supported_parameters or entry.reasoning is not None
     return Model(
         id=entry.id,
@@ -136,6 +151,7 @@ def _model(listing: msgspec.Raw) -> Model:
         # the catalogue of 2025 does not tell whether a model thinks unasked; most that can, did
         always_reasons=reasons
         and (entry.reasoning is None or entry.reasoning.mandatory or entry.reasoning.default_enabled),
+        supported_parameters=frozenset(entry.supported_parameters),
         endpoints=_endpoints(entry),
     )
 

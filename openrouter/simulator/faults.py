@@ -19,6 +19,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class FaultKind(StrEnum):
     """What can go wrong; a number is the HTTP status of the answer."""
 
+    BAD_REQUEST = "400"
+    CONTEXT = "400_context"  # prompt and output don't fit, whatever their length
     UNAUTHORIZED = "401"
     OUT_OF_CREDITS = "402_credits"
     IN_FLIGHT_BUDGET = "402_in_flight"
@@ -26,10 +28,13 @@ class FaultKind(StrEnum):
     BUDGET_SPENT = "403_budget"
     NO_ENDPOINT = "404"
     REQUEST_TIMEOUT = "408"
+    TOO_LARGE = "413"
+    UNPROCESSABLE = "422"
     RATE_LIMIT = "429"
     INTERNAL = "500"
     BAD_GATEWAY = "502"
     UNAVAILABLE = "503"
+    GATEWAY_TIMEOUT = "504"
     EDGE_TIMEOUT = "524"
     OVERLOADED = "529"
     IN_BAND = "in_band"  # status 200, and the body (or the stream's only event) is an error
@@ -37,6 +42,23 @@ class FaultKind(StrEnum):
     CUT = "cut"  # the connection closes in the middle of the body
     HANG = "hang"  # no answer, until the client goes away
 
+
+PROVIDERS_FAULTS = frozenset(
+    (
+        FaultKind.REQUEST_TIMEOUT,
+        FaultKind.INTERNAL,
+        FaultKind.BAD_GATEWAY,
+        FaultKind.UNAVAILABLE,
+        FaultKind.GATEWAY_TIMEOUT,
+        FaultKind.EDGE_TIMEOUT,
+        FaultKind.OVERLOADED,
+        FaultKind.IN_BAND,
+        FaultKind.MID_STREAM,
+        FaultKind.CUT,
+        FaultKind.HANG,
+    )
+)
+"""What lowers an endpoint's uptime; the other kinds are the caller's, the account's or a rate limit's."""
 
 # what `fail_rate` is made of: the failures that another try may mend, as often as providers show them
 TRANSIENT_MIX: Mapping[FaultKind, float] = {
@@ -69,6 +91,11 @@ class Faults(ModelFaults, frozen=True, forbid_unknown_fields=True, kw_only=True)
             if fnmatchcase(model, pattern):
                 return faults
         return self
+
+    def with_model(self, model: str, faults: ModelFaults) -> "Faults":
+        """Return these with other faults for a model or pattern, which go before all patterns."""
+        others = {pattern: each for pattern, each in self.models.items() if pattern != model}
+        return msgspec.structs.replace(self, models={model: faults, **others})
 
 
 NO_FAULTS = Faults()

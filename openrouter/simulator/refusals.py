@@ -4,16 +4,21 @@ Shapes: the error envelope of OpenRouter's reference, and `metadata` as captures
 """
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from batchmill.openrouter.simulator.faults import FaultKind
 
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
 USER_ID = "user_simulated"
 _UPSTREAM_RETRY_SECONDS = 1
 _IN_FLIGHT_RETRY_SECONDS = 2
 _UNAVAILABLE_RETRY_SECONDS = 1
+_FAULT_CONTEXT = 8192  # tokens; of the context that a fault says is exceeded
+_ERROR_DOCS = "https://openrouter.ai/docs/api-reference/errors"
 _ADD_CREDITS = "https://openrouter.ai/settings/credits"
 
 _MASKED = ("server", "timeout")  # error types whose bodies don't tell which provider failed
@@ -23,6 +28,7 @@ _PROVIDER_FAULTS = {
     FaultKind.INTERNAL: (500, "Internal Server Error", "server", None),
     FaultKind.BAD_GATEWAY: (502, "Provider returned error", "provider_unavailable", None),
     FaultKind.UNAVAILABLE: (503, "No instances available", "provider_unavailable", _UNAVAILABLE_RETRY_SECONDS),
+    FaultKind.GATEWAY_TIMEOUT: (504, "The operation was aborted", "timeout", None),
     FaultKind.EDGE_TIMEOUT: (524, "A timeout occurred", "timeout", None),
     FaultKind.OVERLOADED: (529, "Provider is overloaded", "provider_overloaded", None),
 }
@@ -40,7 +46,7 @@ class Refusal(msgspec.Struct, frozen=True):
     @property
     def body(self) -> bytes:
         """The whole body, as JSON."""
-        return msgspec.json.encode({"error": self.error, "user_id": USER_ID})
+        return _encoder.encode({"error": self.error, "user_id": USER_ID})
 
 
 def refuse(
@@ -82,15 +88,41 @@ def not_found(message: str) -> Refusal:
     return refuse(404, message, "not_found")
 
 
-def too_dear(model: str) -> Refusal:
-    """404: no endpoint left after `provider` preferences and `max_price`."""
-    return refuse(
-        404,
+def no_endpoints(model: str) -> Refusal:
+    """404: nobody serves the model."""
+    return _unavailable(f"No endpoints found for {model}.", "no_endpoints", model, [])
+
+
+def constraint_filtered(model: str, providers: list[str], step: str) -> Refusal:
+    """404: no endpoint left after `provider` preferences; `step` is the one that took the last away."""
+    return _unavailable(
         "No endpoints found that satisfy the requested provider routing constraints",
         "constraint_filtered",
-        failed_routing_step="max_price",
-        routing_funnel=[{"step": "model", "model": model}, {"step": "max_price", "endpoints": 0}],
+        model,
+        providers,
+        step,
     )
+
+
+def _unavailable(message: str, code: str, model: str, providers: list[str], step: str | None = None) -> Refusal:
+    """A 404 with the `availability` that OpenRouter adds since August 2026, which says what `error_type` does not."""
+    metadata: dict[str, Any] = {}
+    if step is not None:
+        funnel = [{"step": "model", "model": model, "endpoints": len(providers)}, {"step": step, "endpoints": 0}]
+        metadata = {"failed_routing_step": step, "routing_funnel": funnel}
+    refused = refuse(404, message, "not_found", **metadata)
+    refused.error["availability"] = {
+        "code": code,
+        "retryable": False,
+        "retry_after": None,
+        "requested_models": [model],
+        "affected_providers": providers,
+        "excluded_by": [step] if step else [],
+        "fallback_models": [],
+        "constraint": step,
+        "docs_url": _ERROR_DOCS,
+    }
+    return refused
 
 
 def context_exceeded(context: int, prompt: int, output: int) -> Refusal:
@@ -166,11 +198,9 @@ def fault(kind: FaultKind, model: str, provider: str, now: float, seconds: float
 
 
 def _platform_fault(kind: FaultKind, model: str, provider: str, now: float) -> Refusal | None:
+    if kind in _ALWAYS_THE_SAME:
+        return _ALWAYS_THE_SAME[kind]
     match kind:
-        case FaultKind.UNAUTHORIZED:
-            return unauthorized("User not found.")
-        case FaultKind.OUT_OF_CREDITS:
-            return insufficient_credits()
         case FaultKind.IN_FLIGHT_BUDGET:
             return _in_flight_budget()
         case FaultKind.MODERATION:
@@ -178,7 +208,7 @@ def _platform_fault(kind: FaultKind, model: str, provider: str, now: float) -> R
         case FaultKind.BUDGET_SPENT:
             return _budget_spent(now)
         case FaultKind.NO_ENDPOINT:
-            return refuse(404, f"No endpoints found for {model}.", "no_endpoints")
+            return no_endpoints(model)
         case FaultKind.RATE_LIMIT:
             return upstream_limited(model, provider)
     return None
@@ -188,7 +218,7 @@ def _moderated(model: str, provider: str) -> Refusal:
     return refuse(
         403,
         f"{model} requires moderation on {provider}. Your input was flagged",
-        "moderation",
+        "content_policy_violation",
         reasons=["violence"],
         flagged_input="...",
         provider_name=provider,
@@ -196,18 +226,23 @@ def _moderated(model: str, provider: str) -> Refusal:
     )
 
 
-def _budget_spent(now: float) -> Refusal:
-    midnight = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+def key_limit_spent(reset: str | None, limit_usd: Decimal, spend_usd: Decimal, resets_at: str | None) -> Refusal:
+    """403: the key's own limit is spent; `reset` is its window's name."""
     return refuse(
         403,
-        "Key limit exceeded (daily limit). Manage it using https://openrouter.ai/settings/keys",
-        "budget_exceeded",
+        f"Key limit exceeded ({reset or 'total'} limit). Manage it using https://openrouter.ai/settings/keys",
+        "permission_denied",
         limit_source="openrouter_key_limit",
         scope="key_limit",
-        limit_usd=10,
-        spend_usd=10,
-        resets_at=midnight.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        limit_usd=limit_usd,
+        spend_usd=spend_usd,
+        resets_at=resets_at,
     )
+
+
+def _budget_spent(now: float) -> Refusal:
+    midnight = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return key_limit_spent("daily", Decimal(10), Decimal(10), midnight.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _in_flight_budget() -> Refusal:
@@ -221,3 +256,13 @@ def _in_flight_budget() -> Refusal:
         reason="in_flight_budget_exhausted",
         remedy_hint="Retry after your in-flight requests settle (see the Retry-After header).",
     )
+
+
+_ALWAYS_THE_SAME = {
+    FaultKind.BAD_REQUEST: bad_request("Provider rejected the request"),
+    FaultKind.CONTEXT: context_exceeded(_FAULT_CONTEXT, _FAULT_CONTEXT, _FAULT_CONTEXT),
+    FaultKind.UNAUTHORIZED: unauthorized("User not found."),
+    FaultKind.OUT_OF_CREDITS: insufficient_credits(),
+    FaultKind.TOO_LARGE: refuse(413, "Request payload is too large", "payload_too_large"),
+    FaultKind.UNPROCESSABLE: refuse(422, "Request is semantically invalid", "unprocessable"),
+}

@@ -13,7 +13,9 @@ from batchmill.openrouter.simulator.wire import (
     CompletionTokensDetails,
     CostDetails,
     Delta,
+    FunctionCall,
     PromptTokensDetails,
+    ToolCall,
     WireUsage,
     encoder,
 )
@@ -48,6 +50,8 @@ class Stream:
     def content(self) -> list[bytes]:
         """Return one event for every few words, then the one that only says why it ended."""
         words = self._plan.words
+        if self._plan.tool is not None:
+            return self._tool_call(words, self._plan.tool)
         pieces = [" ".join(words[at : at + WORDS_PER_EVENT]) for at in range(0, len(words), WORDS_PER_EVENT)]
         # only the text differs, so the rest is encoded once
         before, _, after = self._event("").partition(_CONTENT + b'""')
@@ -55,6 +59,14 @@ class Stream:
         events = [before + encoder.encode(piece if at == 0 else " " + piece) + after for at, piece in enumerate(pieces)]
         events.append(self._event("", finished=True))
         return events
+
+    def _tool_call(self, words: list[str], tool: str) -> list[bytes]:
+        """Return one event for every few words of the arguments, of which the first names the function, and the end."""
+        pieces = [" ".join(words[at : at + WORDS_PER_EVENT]) for at in range(0, len(words), WORDS_PER_EVENT)] or [""]
+        calls = [ToolCall(FunctionCall(pieces[0], tool), _call_id(self._id), "function", 0)]
+        calls += [ToolCall(FunctionCall(" " + piece), index=0) for piece in pieces[1:]]
+        events = [self._encode(self._chunk(ChunkChoice(0, Delta("assistant", None, [call])))) for call in calls]
+        return [*events, self._event("", finished=True)]
 
     def last(self, charge: Charge) -> bytes:
         """Return the event with the usage, which repeats the finish reason, and the end mark."""
@@ -65,7 +77,7 @@ class Stream:
         choice = ChunkChoice(0, Delta("assistant", ""), "error", "error")
         chunk = self._chunk(choice)
         chunk.error = error
-        return b"data: " + encoder.encode(chunk) + b"\n\n"
+        return self._encode(chunk)
 
     def _event(self, text: str, *, finished: bool = False, usage: WireUsage | None = None) -> bytes:
         plan = self._plan
@@ -73,6 +85,10 @@ class Stream:
         chunk = self._chunk(ChunkChoice(0, Delta("assistant", text), *ending))
         if usage is not None:
             chunk.usage = usage
+        return self._encode(chunk)
+
+    @staticmethod
+    def _encode(chunk: Chunk) -> bytes:
         return b"data: " + encoder.encode(chunk) + b"\n\n"
 
     def _chunk(self, choice: ChunkChoice) -> Chunk:
@@ -95,11 +111,18 @@ def wire_usage(usage: Billable, charge: Charge) -> WireUsage:
     )
 
 
+def _call_id(generation_id: str) -> str:
+    return f"call_{generation_id.rpartition('-')[2]}"
+
+
 def _body(
     plan: Plan, generation_id: str, created: int, text: str, usage: WireUsage, error: dict[str, Any] | None = None
 ) -> bytes:
     reasoning = "Let me think about that." if usage.completion_tokens_details.reasoning_tokens else None
     message = AnswerMessage("assistant", text, None, reasoning)
+    if plan.tool is not None:
+        message.content = None
+        message.tool_calls = [ToolCall(FunctionCall(text, plan.tool), _call_id(generation_id), "function")]
     choice = Choice(0, None, plan.finish_reason, plan.native_finish_reason, message)
     if error is not None:
         choice.finish_reason = choice.native_finish_reason = "error"

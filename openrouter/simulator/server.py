@@ -16,8 +16,7 @@ from batchmill.openrouter.simulator import refusals
 from batchmill.openrouter.simulator.admin import PREFIX, Admin, is_loopback
 from batchmill.openrouter.simulator.books import CallRecord, Stats
 from batchmill.openrouter.simulator.completions import Completions
-from batchmill.openrouter.simulator.faults import Faults, check_faults
-from batchmill.openrouter.simulator.latency import parse_latency
+from batchmill.openrouter.simulator.faults import Faults, ModelFaults, check_faults
 from batchmill.openrouter.simulator.lookups import Lookups
 from batchmill.openrouter.simulator.options import SimulatorOptions
 from batchmill.openrouter.simulator.upstream import Upstream
@@ -75,12 +74,20 @@ class Simulator:
         return self._upstream.books.calls
 
     def set_faults(self, faults: Faults) -> None:
-        """Change the faults of the calls to come."""
+        """Change the faults of the calls to come, all of them. Raises ConfigError."""
         self._upstream.faults = check_faults(faults)
 
+    def set_model_faults(self, model: str, faults: ModelFaults) -> None:
+        """Change the faults of one model (or of a pattern) for the calls to come. Raises ConfigError."""
+        self._upstream.faults = check_faults(self._upstream.faults.with_model(model, faults))
+
     def set_latency(self, spec: str) -> None:
-        """Change the latency of the calls to come; see `parse_latency`."""
-        self._upstream.latency = parse_latency(spec)
+        """Change the latency of the calls to come, save for models with one of their own; see `parse_latency`."""
+        self._upstream.latencies = self._upstream.latencies.with_all(spec)
+
+    def set_model_latency(self, model: str, spec: str | None) -> None:
+        """Change the latency of one model (or of a pattern); None: it has none of its own. Raises ConfigError."""
+        self._upstream.latencies = self._upstream.latencies.with_model(model, spec)
 
     async def __aenter__(self) -> Self:
         server = web.Server(self._handle, request_factory=_make_request, access_log=None)

@@ -3,28 +3,31 @@
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import msgspec
 
 from batchmill.openrouter.prices import Billable
 from batchmill.openrouter.simulator import refusals
+from batchmill.openrouter.simulator.account import check_limit
 from batchmill.openrouter.simulator.answers import (
     NO_CHARGE,
     Answerer,
     Charge,
     Plan,
     charge,
-    choose_endpoint,
     prompt_tokens,
 )
 from batchmill.openrouter.simulator.books import Books, Call, Generation
 from batchmill.openrouter.simulator.caps import Caps
-from batchmill.openrouter.simulator.catalogue import Model, load_catalogue
+from batchmill.openrouter.simulator.catalogue import Endpoint, Model, load_catalogue
 from batchmill.openrouter.simulator.draws import Draws
-from batchmill.openrouter.simulator.faults import FaultKind, check_faults, choose_fault
-from batchmill.openrouter.simulator.latency import parse_latency
+from batchmill.openrouter.simulator.faults import PROVIDERS_FAULTS, FaultKind, check_faults, choose_fault
+from batchmill.openrouter.simulator.latency import Latencies
 from batchmill.openrouter.simulator.options import SimulatorOptions
+from batchmill.openrouter.simulator.preferences import choose_endpoint
 from batchmill.openrouter.simulator.refusals import Refusal
+from batchmill.openrouter.simulator.traffic import Traffic
 from batchmill.openrouter.simulator.wire import CompletionRequest
 
 INVALID_KEY = "sk-or-v1-invalid"
@@ -60,16 +63,19 @@ class Upstream:
         self.reset()
 
     def reset(self) -> None:
-        """Go back to the options: no statistics, empty rate windows, the first faults and latency."""
+        """Go back to the options: no statistics, empty rate windows, the first faults, latency, credits and limit."""
         self.books.reset()
+        self.traffic = Traffic(self.clock)
+        self.credits_usd: int | Decimal = self.options.credits_usd
+        self.key_limit = self.options.key_limit
         self.caps = Caps(self.options, self.clock)
         self.faults = check_faults(self.options.faults)
-        self.latency = parse_latency(self.options.latency)
+        self.latencies = Latencies(self.options.latency, self.options.latencies)
 
     @property
     def credits_left(self) -> bool:
         """Whether the account's balance is positive."""
-        return self.books.stats.billed_nano < self.options.credits_usd * _NANO
+        return self.books.stats.billed_nano < self.credits_usd * _NANO
 
     def decide(self, headers: Mapping[str, str], body: bytes, call: Call) -> Decision | Refusal:
         """Return what the call gets. Models are asked in order: the first that does not refuse answers."""
@@ -82,7 +88,7 @@ class Upstream:
         outcome: Decision | Refusal = refusals.bad_request("No models provided")
         for model in models:
             call.model = model.id
-            outcome = self._ask(model, request, call)
+            outcome = self._ask(model, request, body, call)
             if isinstance(outcome, Decision):
                 break
         return outcome
@@ -106,6 +112,8 @@ class Upstream:
             cancelled=not whole,
         )
         self.books.bill(call, generation, whole=whole)
+        if whole and decision.fault is None:
+            self.traffic.answered(plan.model.id, plan.endpoint.tag, decision.seconds, usage.completion_tokens)
         return charged
 
     def _read(self, headers: Mapping[str, str], body: bytes) -> CompletionRequest | Refusal:
@@ -122,7 +130,9 @@ class Upstream:
             return refusals.bad_request(f"'models' array must have {_MAX_MODELS} items or fewer.")
         if request.output_limit is not None and request.output_limit < 1:
             return refusals.bad_request("max_tokens must be at least 1")
-        return request if self.credits_left else refusals.insufficient_credits()
+        if not self.credits_left:
+            return refusals.insufficient_credits()
+        return check_limit(self.key_limit, self.books.spending) or request
 
     def _models(self, request: CompletionRequest) -> list[Model] | Refusal:
         """Return the models to ask, in order."""
@@ -138,20 +148,23 @@ class Upstream:
             models.append(self.catalogue.answering(model))
         return models
 
-    def _ask(self, model: Model, request: CompletionRequest, call: Call) -> Decision | Refusal:
+    def _ask(self, model: Model, request: CompletionRequest, body: bytes, call: Call) -> Decision | Refusal:
         """Ask one model: caps, then faults, then whether anyone serves it at that price and length."""
         draws = Draws(self.options.seed, b"call", call.body, str(call.attempt).encode(), model.id.encode())
-        seconds = self.latency(draws.fraction(_LATENCY))
+        seconds = self.latencies.of(model.id)(draws.fraction(_LATENCY))
         refusal = self.caps.admit(model, self.books.stats.in_flight)
         if refusal:
             return refusal
+        content = Draws(self.options.seed, b"answer", model.id.encode(), call.body)
+        endpoint = choose_endpoint(model, request, body, self.traffic, self.options.spill_rate, content)
         kind = choose_fault(self.faults.of(model.id), draws.fraction(_FAULT))
+        if kind in PROVIDERS_FAULTS:
+            served = endpoint if isinstance(endpoint, Endpoint) else model.endpoints[0]
+            self.traffic.failed(model.id, served.tag)
         if kind is not None and kind not in _IN_THE_200:
             return refusals.fault(kind, model.id, model.endpoints[0].provider, self.clock(), seconds)
-        content = Draws(self.options.seed, b"answer", model.id.encode(), call.body)
-        endpoint = choose_endpoint(model, request, self.options.spill_rate, content)
-        if endpoint is None:
-            return refusals.too_dear(model.id)
+        if isinstance(endpoint, Refusal):
+            return endpoint
         refusal = _check_context(model, request)
         if refusal:
             return refusal

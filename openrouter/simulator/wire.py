@@ -31,19 +31,40 @@ class MaxPrice(msgspec.Struct):
     request: Decimal | None = None
 
 
+class SortPreference(msgspec.Struct):
+    """What endpoints are sorted by."""
+
+    by: str | None = None
+
+
 class ProviderPreferences(msgspec.Struct):
-    """The `provider` object: which endpoints may serve."""
+    """The `provider` object: which endpoints may serve, and which first."""
 
     max_price: MaxPrice | None = None
     only: list[str] | None = None
     ignore: list[str] | None = None
     allow_fallbacks: bool | None = None
+    order: list[str] | None = None
+    sort: str | SortPreference | None = None
+    require_parameters: bool | None = None
 
 
 class ResponseFormat(msgspec.Struct):
     """Whether the answer is to be JSON."""
 
     type: str = "text"
+
+
+class FunctionName(msgspec.Struct, frozen=True):
+    """A function, of which only the name matters."""
+
+    name: str = ""
+
+
+class Tool(msgspec.Struct):
+    """One of `tools`, or what `tool_choice` demands."""
+
+    function: FunctionName = FunctionName()
 
 
 class ReasoningPreferences(msgspec.Struct):
@@ -67,6 +88,7 @@ class CompletionRequest(msgspec.Struct):
     reasoning: ReasoningPreferences | None = None
     reasoning_effort: str | None = None
     tools: msgspec.Raw = msgspec.Raw()
+    tool_choice: str | Tool | None = None
 
     @property
     def output_limit(self) -> int | None:
@@ -112,13 +134,30 @@ class WireUsage(msgspec.Struct):
     cost_details: CostDetails
 
 
+class FunctionCall(msgspec.Struct):
+    """What a model wants to be called; `arguments` is JSON in a string. In a stream's event: a part of it."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCall(msgspec.Struct):
+    """A call of a tool, or in a stream's event what is added to it; `index` in streams only, the ids in the first."""
+
+    function: FunctionCall
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    index: int | UnsetType = UNSET
+
+
 class AnswerMessage(msgspec.Struct):
     """The assistant's message."""
 
     role: str
-    content: str
+    content: str | None
     refusal: None = None
     reasoning: str | None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class Choice(msgspec.Struct):
@@ -150,7 +189,8 @@ class Delta(msgspec.Struct):
     """What one event of a stream adds."""
 
     role: str
-    content: str
+    content: str | None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct):
