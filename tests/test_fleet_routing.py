@@ -108,3 +108,33 @@ async def test_lines_go_to_the_healthy_one_and_come_back_to_the_others_when_they
 
 async def over(batch: Batch) -> bool:
     return (await batch.status()).state.terminal
+
+
+async def billed(at: Scene) -> int:
+    """Return what the simulator has billed so far (nano-dollars)."""
+    async with httpx.AsyncClient() as client:
+        reply = await client.get(at.simulator.base_url.removesuffix("/api/v1") + "/_sim/stats")
+    return int(reply.json()["billed_nano"])
+
+
+@pytest.mark.timeout(120)
+async def test_cost_spends_a_fifth_less_than_round_robin_among_equals(tmp_path: Path) -> None:
+    """Models of about one size, at the prices of OpenRouter's catalogue; what counts is the upstream's own bill."""
+    equals = (
+        "openai/gpt-4o-mini",
+        "google/gemini-2.0-flash-001",
+        "mistralai/mistral-small-3.2-24b-instruct",
+        "amazon/nova-lite-v1",
+        "qwen/qwen-2.5-72b-instruct",
+    )
+    spent: dict[Strategy, int] = {}
+    async with scene(tmp_path, SimulatorOptions(latency="5"), processes=1) as at:
+        for strategy in (Strategy.ROUND_ROBIN, Strategy.COST):
+            before = await billed(at)
+            own = ({**line, "custom_id": f"{strategy}-{n}"} for n, line in enumerate(lines(200, models=equals[:1])))
+            batch = await at.producer.submit(own, fallback=equals[1:], strategy=strategy)
+            results = [result async for result in batch.results(follow=True)]
+            assert all(result.succeeded for result in results)
+            spent[strategy] = await billed(at) - before
+            assert spent[strategy] == (await batch.status()).cost
+    assert spent[Strategy.COST] <= 0.8 * spent[Strategy.ROUND_ROBIN], spent
