@@ -8,6 +8,8 @@ Preferred models that fit get their places first. Which of the few answers is de
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -31,15 +33,19 @@ TOLD: Final = 5  # refused models whose reason is told
 _STEPS = 50  # success rates are compared in steps of 2 points
 _KEPT = 2048  # prices: a catalogue has about 500
 _ANY = ("*",)
+_UNITS_OF_A_NANO = 1_000_000_000
 _UNKNOWN_COST = 1 << 62  # sorts last
 
 Score = tuple[bool, float, int]
 
 
 class _Rates(msgspec.Struct, frozen=True):
-    prompt: Decimal
-    completion: Decimal
-    request: Decimal
+    """Whole units of 10^-18 USD for one token or call."""
+
+    prompt: int
+    completion: int
+    request: int
+    free: bool
 
 
 def choose(
@@ -61,18 +67,17 @@ def choose(
     refused: list[tuple[bool, int, str, str]] = []
     for facts in models.values():
         cost = likely_cost(facts.pricing, needs)
-        unwanted = _unwanted(facts, routing, cost)
+        unwanted = _unwanted(facts, routing)
         reason = unwanted or unfit(facts, capped, routing, today=today)
         if reason is None and cost is not None:
             preferred = bool(routing.prefer_models) and matches(routing.prefer_models, facts.id)
             fit.append(((not preferred, _score(strategy, health.get(facts.id), cost), facts.id), facts))
         elif reason is not None:
             refused.append((unwanted is not None, _UNKNOWN_COST if cost is None else cost, facts.id, reason))
-    fit.sort()
-    chosen = tuple(facts for _, facts in fit[: routing.auto_candidates])
+    chosen = tuple(facts for _, facts in nsmallest(routing.auto_candidates, fit, key=itemgetter(0)))
     return chosen, (
         *(Considered(facts.id, _why(facts, len(fit), needs, health.get(facts.id))) for facts in chosen),
-        *(Considered(model, reason) for _, _, model, reason in sorted(refused)[:TOLD]),
+        *(Considered(model, reason) for _, _, model, reason in nsmallest(TOLD, refused)),
     )
 
 
@@ -85,28 +90,35 @@ def likely_cost(pricing: bytes, needs: Needs) -> int | None:
     rates = _rates(pricing)
     if rates is None:
         return None
-    usd = rates.prompt * needs.prompt + rates.completion * needs.likely_output + rates.request
-    return int((usd * NANO).to_integral_value(rounding=ROUND_CEILING))
+    units = rates.prompt * needs.prompt + rates.completion * needs.likely_output + rates.request
+    return -(-units // _UNITS_OF_A_NANO)
 
 
 @lru_cache(maxsize=_KEPT)
 def _rates(pricing: bytes) -> _Rates | None:
-    """Return USD for one token or call; None when a rate that every call needs is unknown."""
+    """Return the rates that every call needs; None when one of them is unknown."""
     price = list_price(pricing)
     if price.input is None or price.output is None or price.price.base.request is None:
         return None
-    return _Rates(price.input / MILLION, price.output / MILLION, price.request or Decimal(0))
+    return _Rates(
+        _units(price.input / MILLION), _units(price.output / MILLION), _units(price.request or Decimal(0)), price.free
+    )
 
 
-def _unwanted(facts: ModelFacts, routing: Routing, cost: int | None) -> str | None:
+def _units(usd: Decimal) -> int:
+    return int((usd * NANO * _UNITS_OF_A_NANO).to_integral_value(rounding=ROUND_CEILING))
+
+
+def _unwanted(facts: ModelFacts, routing: Routing) -> str | None:
     """Return why "auto" may not choose a model whatever the line is; None when it may."""
     if routing.auto_models != _ANY and not matches(routing.auto_models, facts.id):
         return "not among auto_models of [routing]"
     if is_alias(facts):
         return "it stands for a model that changes, and its price with it"
-    if cost is None:
+    rates = _rates(facts.pricing)
+    if rates is None:
         return "no usable price is known for it"
-    if not routing.auto_free and list_price(facts.pricing).free:
+    if not routing.auto_free and rates.free:
         return "it is free, with daily caps, and auto_free of [routing] is off"
     return None
 
