@@ -1,4 +1,4 @@
-"""Models, comparisons and recommendations as JSON. Prices are USD for a million tokens, as exact numbers."""
+"""Models, comparisons and recommendations as JSON. Prices of tokens are USD a million, as exact numbers."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -9,7 +9,7 @@ import msgspec
 from batchmill.openrouter.capabilities import evidence
 from batchmill.openrouter.drift import Drift
 from batchmill.openrouter.endpoints import Endpoint
-from batchmill.openrouter.list_prices import ListPrice, list_price
+from batchmill.openrouter.list_prices import MILLION, ListPrice, list_price
 from batchmill.openrouter.prices import Override
 from batchmill.routing.comparison import Compared, Comparison
 from batchmill.routing.health import ModelHealth
@@ -17,7 +17,6 @@ from batchmill.routing.performance import Figure
 from batchmill.routing.recommendation import Recommendation
 from batchmill.routing.shelf import Item
 
-_MILLION = 1_000_000
 _RATES = ("input", "output", "blended", "cache_read", "cache_write", "reasoning", "request", "image")
 
 
@@ -38,7 +37,7 @@ def model_object(item: Item, health: ModelHealth | None) -> dict[str, Any]:
         "max_completion_tokens": facts.max_completion_tokens,
         "input_modalities": facts.input_modalities,
         "output_modalities": facts.output_modalities,
-        "usd_per_million": price_object(item.price),
+        "prices": price_object(item.price),
         "capabilities": sorted(item.capabilities),
         "tags": sorted(item.tags),
         "health": None if health is None else msgspec.to_builtins(health),
@@ -70,7 +69,7 @@ def endpoint_object(endpoint: Endpoint) -> dict[str, Any]:
     told = {name: getattr(endpoint, name) for name in endpoint.__struct_fields__ if name != "pricing"}
     for name in ("latency_ms", "throughput"):
         told[name] = None if told[name] is None else msgspec.structs.asdict(told[name])
-    return told | {"usd_per_million": price_object(list_price(endpoint.pricing))}
+    return told | {"prices": price_object(list_price(endpoint.pricing))}
 
 
 def price_object(price: ListPrice) -> dict[str, Decimal | None]:
@@ -88,9 +87,8 @@ def override_object(override: Override) -> dict[str, Any]:
         "utc_end": override.end,
     }
     named = {name: rate for name, rate in rates.items() if rate is not msgspec.UNSET}
-    return conditions | {
-        "usd_per_million": {name: rate * _MILLION if isinstance(rate, Decimal) else None for name, rate in named.items()}
-    }
+    listed = {name: None if rate is None else rate * MILLION for name, rate in named.items()}
+    return conditions | {"prices": listed}
 
 
 def comparison_object(compared: Comparison) -> dict[str, Any]:

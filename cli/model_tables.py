@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 UNBOUNDED = 240  # columns, where no terminal sets a width
+BEST = " *"  # ends the cell of the best
 _GAP = 2  # columns of the screen between those of the table
 _NAME_WIDTH = 24  # what a model's id needs at least, folded
 
@@ -49,7 +50,7 @@ def table_of(name: Column, columns: Sequence[Column], width: int) -> RenderableT
 def side_by_side(labels: Sequence[str], models: Sequence[Column], width: int) -> list[RenderableType]:
     """Return tables with a row for each label and a column for each model, as many models in each as fit."""
     left = max(len(label) for label in labels)
-    widest = max(max((len(cell) for cell in model.cells), default=0) for model in models)
+    widest = max(len(cell.removesuffix(BEST)) for model in models for cell in model.cells) + len(BEST)
     each = max(widest, _NAME_WIDTH // 2) + _GAP
     fit = max(1, (width - left) // each)
     return [_side(labels, models[start : start + fit], left) for start in range(0, len(models), fit)]
@@ -59,12 +60,16 @@ def _side(labels: Sequence[str], models: Sequence[Column], left: int) -> Rendera
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True, min_width=left)
     for model in models:
-        least = max((len(cell) for cell in model.cells), default=0)
+        least = max((len(cell.removesuffix(BEST)) for cell in model.cells), default=0) + len(BEST)
         table.add_column(model.title, justify="right", overflow="fold", min_width=least)
     for place, label in enumerate(labels):
-        cells = [model.cells[place] for model in models]
-        table.add_row(Text(label), *(Text(cell, style="green" if cell.endswith(" *") else "") for cell in cells))
+        table.add_row(Text(label), *(_starred(model.cells[place]) for model in models))
     return table
+
+
+def _starred(cell: str) -> Text:
+    """Return a cell of a comparison; one without a star ends where the others' numbers do."""
+    return Text(cell, style="green") if cell.endswith(BEST) else Text(cell + " " * len(BEST))
 
 
 def _fitting(columns: Sequence[Column], width: int) -> list[Column]:
