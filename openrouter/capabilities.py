@@ -111,4 +111,3 @@ def _by_lists(facts: ModelFacts) -> dict[str, str]:
     elif "text" in outputs:
         found["streaming"] = "architecture.output_modalities: text"
     return found
-

@@ -27,7 +27,8 @@ class Endpoint(msgspec.Struct, frozen=True, array_like=True):
     """One provider's way to serve a model (`components/publicendpoint.py` of the official SDK).
 
     `tag` is what `provider.order`, `only` and `ignore` take. `pricing` is a `pricing` object as JSON, tier multipliers
-    applied; `{}` when none is named. Uptimes are percent (0 to 100), without rate limits and the callers' own faults.
+    applied; `{}` when none is named. Uptimes are the percent (0 to 100) of minutes in which at least four of five calls
+    succeeded, without rate limits and the callers' own faults.
     `status` 0 is normal; what -1, -2, -3, -5 and -10 mean is not documented, only that they are worse.
 
     `latency_ms` is the time to the first token; the API gives it only to those who show a key. Its unit is not
@@ -54,6 +55,7 @@ class Endpoint(msgspec.Struct, frozen=True, array_like=True):
     throughput: Percentiles | None = None
     parameters: tuple[str, ...] = ()  # `supported_parameters`
     supports_implicit_caching: bool | None = None
+    tool_choices: tuple[str, ...] | None = None  # values of `tool_choice` that passed the upstream's own tests
 
 
 class _Spread(msgspec.Struct):
@@ -61,6 +63,13 @@ class _Spread(msgspec.Struct):
     p75: float | None = None
     p90: float | None = None
     p99: float | None = None
+
+
+class _ToolChoice(msgspec.Struct):
+    auto: bool | None = None
+    none: bool | None = None
+    required: bool | None = None
+    function: bool | None = None
 
 
 class _Entry(msgspec.Struct):
@@ -82,6 +91,7 @@ class _Entry(msgspec.Struct):
     throughput_last_30m: _Spread | None = None
     supported_parameters: list[str] | None = None
     supports_implicit_caching: bool | None = None
+    supports_tool_choice: _ToolChoice | None = None
 
 
 class _Served(msgspec.Struct):
@@ -136,7 +146,12 @@ def _endpoint(raw: msgspec.Raw) -> Endpoint | None:
         _spread(entry.throughput_last_30m, 1.0),
         tuple(entry.supported_parameters or ()),
         entry.supports_implicit_caching,
+        _tool_choices(entry.supports_tool_choice),
     )
+
+
+def _tool_choices(told: _ToolChoice | None) -> tuple[str, ...] | None:
+    return None if told is None else tuple(name for name in told.__struct_fields__ if getattr(told, name))
 
 
 def _latency(told: _Spread | None) -> Percentiles | None:

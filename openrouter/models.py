@@ -10,6 +10,7 @@ Endpoints other than OpenRouter list their models without prices; the facts of s
 from collections.abc import Iterable
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from batchmill.openrouter.replies import readable
 from batchmill.openrouter.wire import UNREADABLE, is_absent, salvage
@@ -17,6 +18,10 @@ from batchmill.openrouter.wire import UNREADABLE, is_absent, salvage
 _ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto", ":online")  # for any model, not in the catalogue
 _MAX_COUNT = 1 << 53  # what any reader of our MessagePack and JSON counts exactly; beyond it, it is damage
 _NO_PRICING = b"{}"
+_NO_EFFORT = "none"  # don't think
+
+EFFORTS = ("max", "xhigh", "high", "medium", "low", "minimal", _NO_EFFORT)
+"""What `reasoning.effort` takes, the highest first (`components/modelreasoning.py` of the official SDK)."""
 
 
 class Reasoning(msgspec.Struct, frozen=True, array_like=True):
@@ -26,6 +31,7 @@ class Reasoning(msgspec.Struct, frozen=True, array_like=True):
     default_enabled: bool | None = None
     efforts: tuple[str, ...] = ()
     default_effort: str | None = None
+    takes_max_tokens: bool | None = None  # `reasoning.max_tokens` in a request
 
 
 class ModelFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -79,12 +85,19 @@ class Architecture(msgspec.Struct):
 
 
 class ReasoningReport(msgspec.Struct):
-    """`reasoning`: absent on models that don't think, and on routers."""
+    """`reasoning`: absent on models that don't think, and on routers. Efforts of null: all that there are."""
 
     mandatory: bool | None = None
     default_enabled: bool | None = None
     default_effort: str | None = None
-    supported_efforts: list[str] | None = None
+    supported_efforts: list[str | None] | UnsetType | None = UNSET
+    supports_max_tokens: bool | None = None
+
+
+class AliasTarget(msgspec.Struct):
+    """`alias_target` of a `~author/family-latest`: the model that it stands for now."""
+
+    slug: str | None = None
 
 
 class Entry(msgspec.Struct):
@@ -104,7 +117,7 @@ class Entry(msgspec.Struct):
     supported_parameters: list[str] | None = None
     reasoning: ReasoningReport | None = None
     expiration_date: str | None = None
-    alias_target: str | None = None
+    alias_target: AliasTarget | str | None = None
     knowledge_cutoff: str | None = None
     hugging_face_id: str | None = None
     benchmarks: msgspec.Raw = msgspec.Raw()
@@ -199,7 +212,7 @@ def facts_of(entry: Entry | None) -> ModelFacts | None:
         _reasoning(entry.reasoning),
         provider.is_moderated,
         entry.expiration_date or None,
-        entry.alias_target or None,
+        _target(entry.alias_target),
         entry.knowledge_cutoff or None,
         entry.hugging_face_id or None,
         None if is_absent(entry.benchmarks) else bytes(entry.benchmarks),
@@ -235,12 +248,18 @@ def _words(modality: str) -> tuple[str, ...]:
 def _reasoning(report: ReasoningReport | None) -> Reasoning | None:
     if report is None:
         return None
+    mandatory = bool(report.mandatory)
+    if report.supported_efforts is None:
+        efforts = tuple(effort for effort in EFFORTS if not (mandatory and effort == _NO_EFFORT))
+    else:
+        efforts = tuple(effort for effort in report.supported_efforts or () if effort)
     return Reasoning(
-        bool(report.mandatory),
-        report.default_enabled,
-        tuple(report.supported_efforts or ()),
-        report.default_effort or None,
+        mandatory, report.default_enabled, efforts, report.default_effort or None, report.supports_max_tokens
     )
+
+
+def _target(told: AliasTarget | str | None) -> str | None:
+    return (told.slug if isinstance(told, AliasTarget) else told) or None
 
 
 def _positive(count: int | None) -> int | None:

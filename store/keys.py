@@ -97,8 +97,34 @@ def blocked(upstream: str, scope: str) -> str:
 
 
 def catalogue(upstream: str) -> str:
-    """String: the priced models of an upstream (MessagePack). Expires in a day. Written at enqueue."""
+    """String: when the models of an upstream were read, and they (MessagePack). Expires after `catalogue.keep`.
+    Written by who refreshes it: a worker, or who hands lines over.
+    """
     return f"{PREFIX}catalogue:{upstream_tag(upstream)}"
+
+
+def catalogue_turn(upstream: str) -> str:
+    """String: who refreshes the catalogue now. Expires when nobody can be at it any more. As `catalogue`."""
+    return f"{PREFIX}catalogue_turn:{upstream_tag(upstream)}"
+
+
+def catalogue_failure(upstream: str) -> str:
+    """String: when and why the catalogue could not be refreshed (MessagePack). Expires with `catalogue`; gone when it
+    could. As `catalogue`.
+    """
+    return f"{PREFIX}catalogue_failure:{upstream_tag(upstream)}"
+
+
+def expiry_warned(upstream: str) -> str:
+    """String: somebody warned of models in use that are to be removed. A day. Written by workers."""
+    return f"{PREFIX}expiry_warned:{upstream_tag(upstream)}"
+
+
+def endpoints(upstream: str, model: str) -> str:
+    """String: when the endpoints of a model were read, and they (MessagePack). Expires after `catalogue.keep`.
+    Written by who asked for them.
+    """
+    return f"{PREFIX}endpoints:{upstream_tag(upstream)}:{model}"
 
 
 def maintenance(upstream: str) -> str:

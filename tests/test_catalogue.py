@@ -12,10 +12,11 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings, load
 from batchmill.openrouter.errors import UpstreamUnavailableError
 from batchmill.store import keys
-from batchmill.store.catalogue import FRESH_SECONDS, models_of
+from batchmill.store.catalogue import models_of
 
 ENTRY = {"id": "a/b", "pricing": {"prompt": "0.1", "completion": "0.2"}, "context_length": 10}
 DAY = 86_400
+FRESH = 300
 
 
 class Listing:
@@ -42,9 +43,12 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[Listing, Settings]]
         yield listing, msgspec.structs.replace(settings, upstream=upstream)
 
 
-async def grow_old(redis: Redis, settings: Settings, seconds: int) -> None:
+async def grow_old(redis: Redis, settings: Settings, seconds: float) -> None:
     """Make the copy as old as that."""
-    await redis.execute_command("EXPIRE", keys.catalogue(settings.upstream_name), DAY - seconds)
+    key = keys.catalogue(settings.upstream_name)
+    fetched, models = msgspec.msgpack.decode(await redis.execute_command("GET", key))
+    older = msgspec.msgpack.encode([fetched - round(seconds * 1000), models])
+    await redis.execute_command("SET", key, older, "EX", DAY)
 
 
 async def test_a_fresh_copy_is_asked_for_once(redis: Redis, settings: Settings) -> None:
@@ -59,9 +63,9 @@ async def test_an_old_copy_is_replaced(redis: Redis, settings: Settings) -> None
     async with serving(settings) as (listing, there):
         await models_of(redis, there)
         listing.answer = {"data": [ENTRY | {"id": "c/d"}]}
-        await grow_old(redis, there, FRESH_SECONDS - 10)
+        await grow_old(redis, there, FRESH - 60)
         assert list(await models_of(redis, there)) == ["a/b"]
-        await grow_old(redis, there, FRESH_SECONDS)
+        await grow_old(redis, there, 60)
         assert list(await models_of(redis, there)) == ["c/d"]
 
 
@@ -72,7 +76,7 @@ async def test_the_last_good_copy_serves_when_the_upstream_is_down(
     async with serving(settings) as (listing, there):
         await models_of(redis, there)
         listing.status, listing.answer = status, answer
-        await grow_old(redis, there, FRESH_SECONDS + 10)
+        await grow_old(redis, there, FRESH + 10)
         assert list(await models_of(redis, there)) == ["a/b"]
         assert listing.asked == 2
 
