@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batchmill.config.strategy import Strategy
 from batchmill.routing.candidates import Candidate, Considered, Decision
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import FOR_EVER, ModelHealth
 from batchmill.routing.strategies import EXPLORE, decide, rank
 
 DRAWS = 10_000
@@ -188,6 +188,18 @@ def test_an_open_breaker_comes_last_with_its_reason_until_its_time_is_over(strat
     assert order_of(again) == ["a", "c", "b"]
 
 
+def test_what_an_operator_tripped_and_what_is_probed_is_said() -> None:
+    health = table(
+        ModelHealth(model="tripped", open=FOR_EVER),
+        ModelHealth(model="probed", calls=3, failures=3, limited=4, seconds=3600, half_open=True),
+    )
+    decision = decide(Strategy.ORDER, named("tripped", "probed"), health, draw=0.5, turn=0)
+    assert [each.reason for each in decision.considered] == [
+        "over 3 calls in 1 h, 0 % succeed, 4 more met a limit of the upstream; its breaker lets a few probes through",
+        "an operator tripped its breaker, so it comes last",
+    ]
+
+
 def test_reasons_are_words_with_numbers() -> None:
     candidates = [Candidate("measured", 4_500_000, weight=2), Candidate("stated", 10_000_000), Candidate("new")]
     stated = ModelHealth(model="stated", stated_latency_ms=400, stated_tokens_per_second=80, uptime=0.9961)
@@ -222,7 +234,7 @@ healths = st.builds(
     uptime=st.none() | st.floats(-1, 2),
     stated_latency_ms=st.none() | st.floats(0, 1e6),
     stated_tokens_per_second=st.none() | st.floats(0, 1e4),
-    open=st.integers(0, 2) | st.just(OPEN_UNTIL),
+    open=st.integers(0, 2) | st.sampled_from((OPEN_UNTIL, FOR_EVER)),
 )
 fields = st.lists(
     st.tuples(st.none() | st.integers(0, 1 << 53), st.floats(1e-6, 1e6), st.none() | healths), min_size=1, max_size=16
