@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from batchmill.config.settings import Settings, load
+from batchmill.config.strategy import Strategy
 from batchmill.producer import ending, intake
-from batchmill.producer.conditions import conditions_of, pricer_for
+from batchmill.producer.conditions import conditions_of, pricer_for, wishes_of
 from batchmill.producer.input import InputOptions, form_of
 from batchmill.producer.intake import Submission
 from batchmill.producer.lines import Conditions
@@ -113,19 +114,26 @@ class Producer:
         max_cost: Decimal | str | int | None = None,
         priority: Priority | str = Priority.NORMAL,
         project: str = "default",
+        fallback: Iterable[str] = (),
+        strategy: Strategy | str | None = None,
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
 
         `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
         the lines came from when `source` is no path. `max_cost` (USD) is a budget of this batch; a batch that is found
-        keeps its own. Raises InputError, which names lines and fields.
+        keeps its own. `fallback` are models or aliases for lines that name no `fallback_models`, `strategy` says in
+        which order models are tried where several may answer. Raises InputError, which names lines and fields.
         """
         conditions = conditions_of(max_cost, priority, project)
+        fallbacks, order = wishes_of(fallback, strategy)
         options = InputOptions(
             form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
             model=model,
             max_tokens=max_tokens,
+            fallback=fallbacks,
+            strategy=order,
             limit=limit,
+            speaks_openrouter=self._settings.speaks_openrouter,
             max_lines=self._settings.input.max_lines,
             max_line_bytes=self._settings.input.max_line_bytes,
         )
