@@ -24,6 +24,7 @@ from batchmill.cli.pause import pause
 from batchmill.cli.results import results
 from batchmill.cli.resume import resume
 from batchmill.cli.retry import retry
+from batchmill.cli.route import route
 from batchmill.cli.run import run
 from batchmill.cli.simulate import simulate
 from batchmill.cli.status import status
@@ -69,7 +70,7 @@ def cli(debug: bool) -> None:
 _COMMANDS = (
     *(run, submit, worker, status, results, cancel, retry),
     *(budgets, limits, breakers, pause, resume, audit),
-    *(models, simulate, check),
+    *(models, route, simulate, check),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -12,7 +12,7 @@ A line under no budget is never refused for what it may cost, where the upstream
 
 import msgspec
 
-from batchmill.config.policy import Policy
+from batchmill.config.policy import Policy, Routing
 from batchmill.openrouter.bounds import Reading, read_body, with_max_tokens
 from batchmill.producer.lines import BadLine, Conditions, Priced, Request
 from batchmill.producer.routes import Router
@@ -38,6 +38,11 @@ class Pricer:
         self._tariffs = Tariffs(models, policy, conditions, strict=strict)
         self._router = Router(self._tariffs, today=today)
         self._terms: dict[str, Terms] = {}
+
+    @property
+    def routing(self) -> Routing:
+        """What the policy says about routing."""
+        return self._tariffs.policy.routing
 
     def check(self, request: Request) -> Request | BadLine:
         """Return the line when it can be run, else why not; as cheaply as that can be told."""

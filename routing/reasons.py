@@ -7,7 +7,7 @@ from typing import Final
 from batchmill.openrouter.money import to_usd
 from batchmill.routing.health import FOR_EVER, ModelHealth
 
-NOTHING_KNOWN: Final = "nothing is known of it yet, so it is tried"
+NOTHING_KNOWN: Final = "nothing is known yet of how it does"
 PROBED: Final = "its breaker lets a few probes through"
 
 _MS = 1000

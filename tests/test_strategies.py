@@ -195,7 +195,10 @@ def test_what_an_operator_tripped_and_what_is_probed_is_said() -> None:
     )
     decision = decide(Strategy.ORDER, named("tripped", "probed"), health, draw=0.5, turn=0)
     assert [each.reason for each in decision.considered] == [
-        "over 3 calls in 1 h, 0 % succeed, 4 more met a limit of the upstream; its breaker lets a few probes through",
+        (
+            "number 2 of those named; over 3 calls in 1 h, 0 % succeed, 4 more met a limit of the upstream; "
+            "its breaker lets a few probes through"
+        ),
         "an operator tripped its breaker, so it comes last",
     ]
 
@@ -208,8 +211,22 @@ def test_reasons_are_words_with_numbers() -> None:
     assert [each.reason for each in decision.considered] == [
         "about $0.004500; weight 2; 0.81 s median over 212 calls in 5 min, 99.1 % succeed",
         "about $0.0100; its endpoints state 0.40 s to the first token, 80 tokens/s, 99.6 % up; no calls seen yet",
-        "nobody knows what it is likely to cost; nothing is known of it yet, so it is tried",
+        "nobody knows what it is likely to cost; nothing is known yet of how it does",
     ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        (Strategy.ORDER, "number 1 of those named; nothing is known yet of how it does"),
+        (Strategy.PERFORMANCE, "nothing is known yet of how it does; taken to be as quick as the quickest"),
+        (Strategy.AVAILABILITY, "nothing is known yet of how it does"),
+        (Strategy.ROUND_ROBIN, "each in turn; nothing is known yet of how it does"),
+        (Strategy.WEIGHTED, "by weight and success; nothing is known yet of how it does"),
+    ],
+)
+def test_a_reason_tells_what_the_strategy_goes_by(strategy: Strategy, reason: str) -> None:
+    assert decide(strategy, named("a"), {}, draw=0.5, turn=0).considered == (Considered("a", reason),)
 
 
 def test_a_line_that_explores_says_so() -> None:
