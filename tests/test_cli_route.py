@@ -57,10 +57,10 @@ def test_the_candidates_come_in_order_with_costs_and_reasons_and_so_do_those_lef
     assert ended.out.splitlines() == [
         f"{MINI}, by order: 2 candidates, 1 left out",
         f" 1. {MINI}",
-        "    likely $0.000183, at most $0.000367 and 1,550 tokens",
+        "    likely $0.000185, at most $0.000378 and 1,595 tokens",
         "    number 1 of those named; nothing is known yet of how it does",
         f" 2. {HAIKU}",
-        "    likely $0.001523, at most $0.003093 and 1,550 tokens",
+        "    likely $0.001535, at most $0.003150 and 1,595 tokens",
         "    number 2 of those named; nothing is known yet of how it does",
         "left out:",
         f"  - {OLD}",
@@ -79,8 +79,8 @@ def test_json_has_the_same_in_numbers(desk: Desk) -> None:
     found = told(desk, write(desk, LINE), "--simulate")
     assert (found["asked"], found["strategy"]) == (MINI, "order")
     assert [each["first_share"] for each in found["candidates"]] == [1, 0]
-    assert found["candidates"][0]["likely_cost_usd"] == pytest.approx(0.000183, abs=1e-6)
-    assert found["candidates"][0]["max_cost_usd"] == pytest.approx(0.000367, abs=1e-6)
+    assert found["candidates"][0]["likely_cost_usd"] == pytest.approx(0.000186, abs=1e-6)
+    assert found["candidates"][0]["max_cost_usd"] == pytest.approx(0.000382, abs=6e-6)
     assert models(found, "unfit") == [OLD]
 
 
