@@ -5,6 +5,7 @@ bad, those that do best as far as anybody knows under `performance` and `availab
 Preferred models that fit get their places first. Which of the few answers is decided for each call, see `strategies`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
@@ -28,7 +29,7 @@ from batchmill.routing.needs import Needs
 from batchmill.routing.performance import answer_ms
 from batchmill.routing.scores import success_rate, until_success_ms
 
-TOLD: Final = 5  # refused models whose reason is told
+TOLD: Final = 5  # reasons for which models were refused, each with the cheapest of them
 
 _STEPS = 50  # success rates are compared in steps of 2 points
 _KEPT = 2048  # prices: a catalogue has about 500
@@ -37,6 +38,7 @@ _UNITS_OF_A_NANO = 1_000_000_000
 _UNKNOWN_COST = 1 << 62  # sorts last
 
 Score = tuple[bool, float, int]
+_Refused = tuple[bool, int, str, str]  # by the policy, likely cost, model, reason
 
 
 class _Rates(msgspec.Struct, frozen=True):
@@ -57,14 +59,17 @@ def choose(
     *,
     today: str = "",
 ) -> tuple[tuple[ModelFacts, ...], tuple[Considered, ...]]:
-    """Return the candidates, best first, and the reasons: theirs, and those of the cheapest that were refused.
+    """Return the candidates, best first, and the reasons: theirs, and the first few for which others were refused.
 
-    No candidate when nothing fits; then the reasons tell why. `today` is a date, YYYY-MM-DD in UTC. Similar lines get
-    the same answer: ask with `needs.rounded` and keep it as long as models, health and routing are the same.
+    Each of those comes with the cheapest model that it holds for, and what lies in the line before what lies in the
+    policy. No candidate when nothing fits; then the reasons tell why. `today` is a date, YYYY-MM-DD in UTC.
+
+    Similar lines get the same answer: ask with `needs.rounded` and keep it as long as models, health and routing are
+    the same.
     """
     capped = _capped(needs, routing)
     fit: list[tuple[tuple[bool, Score, str], ModelFacts]] = []
-    refused: list[tuple[bool, int, str, str]] = []
+    refused: list[_Refused] = []
     for facts in models.values():
         cost = likely_cost(facts.pricing, needs)
         unwanted = _unwanted(facts, routing)
@@ -77,8 +82,22 @@ def choose(
     chosen = tuple(facts for _, facts in nsmallest(routing.auto_candidates, fit, key=itemgetter(0)))
     return chosen, (
         *(Considered(facts.id, _why(facts, len(fit), needs, health.get(facts.id))) for facts in chosen),
-        *(Considered(model, reason) for _, _, model, reason in nsmallest(TOLD, refused)),
+        *_told(refused),
     )
+
+
+def _told(refused: list[_Refused]) -> list[Considered]:
+    """Return the first few reasons, each once."""
+    held = Counter(reason for _, _, _, reason in refused)
+    first: dict[str, str] = {}
+    for _, _, model, reason in sorted(refused):
+        first.setdefault(reason, model)
+        if len(first) == TOLD:
+            break
+    return [
+        Considered(model, reason if held[reason] == 1 else f"{reason} (so for {held[reason] - 1:,} more)")
+        for reason, model in first.items()
+    ]
 
 
 def likely_cost(pricing: bytes, needs: Needs) -> int | None:

@@ -112,12 +112,22 @@ def test_the_lower_of_two_price_caps_holds() -> None:
     assert reasons(found)["m/middle"] == "$2 a million prompt tokens, over the $1.5 that is allowed"
 
 
-def test_nothing_that_fits_leaves_the_reasons_and_first_those_that_lie_in_the_line() -> None:
-    small = [priced(f"m/small{n}", str(n + 1), context_length=500) for n in range(TOLD)]
-    free = [priced(f"m/free{n}", "0") for n in range(TOLD)]
-    chosen, considered = choose(shelf(*free, *small), NEEDS, Routing(), Strategy.COST, {})
+def test_nothing_that_fits_leaves_each_reason_once_and_first_those_that_lie_in_the_line() -> None:
+    small = [priced(f"m/small{n}", str(n + 1), context_length=500) for n in range(3)]
+    dear = priced("m/dear", "9", context_length=400)
+    free = [priced(f"m/free{n}", "0") for n in range(2)]
+    chosen, considered = choose(shelf(*free, dear, *small), NEEDS, Routing(), Strategy.COST, {})
     assert chosen == ()
-    assert [each.model for each in considered] == [each.id for each in small]
+    assert considered == (
+        Considered("m/small0", "its context of 500 tokens is too short: about 1,000 go in (so for 2 more)"),
+        Considered("m/dear", "its context of 400 tokens is too short: about 1,000 go in"),
+        Considered("m/free0", "it is free, with daily caps, and auto_free of [routing] is off (so for 1 more)"),
+    )
+
+
+def test_only_the_first_few_reasons_are_told() -> None:
+    small = [priced(f"m/{n}", "1", context_length=500 + n) for n in range(TOLD + 1)]
+    assert len(choose(shelf(*small), NEEDS, Routing(), Strategy.COST, {})[1]) == TOLD
 
 
 def test_a_candidate_of_which_nobody_says_that_it_can_is_noted() -> None:
