@@ -59,6 +59,14 @@ def test_performance_takes_the_quick_ones_that_are_known_and_then_the_cheapest()
     assert ids(choose(THREE, NEEDS, Routing(), Strategy.PERFORMANCE, {})) == ["m/cheap", "m/middle", "m/dear"]
 
 
+def test_performance_does_not_take_a_model_for_quick_of_which_only_the_uptime_is_known() -> None:
+    health = {
+        "m/cheap": ModelHealth(model="m/cheap", uptime=1.0),
+        "m/dear": ModelHealth(model="m/dear", calls=50, seconds=60, latency_ms=9000),
+    }
+    assert ids(choose(THREE, NEEDS, Routing(), Strategy.PERFORMANCE, health)) == ["m/dear", "m/cheap", "m/middle"]
+
+
 def test_availability_takes_the_dependable_ones_and_among_those_the_cheapest() -> None:
     health = {
         "m/dear": ModelHealth(model="m/dear", uptime=0.999),
