@@ -132,6 +132,28 @@ def maintenance(upstream: str) -> str:
     return f"{PREFIX}maintenance:{upstream_tag(upstream)}"
 
 
+def traffic(upstream: str, model: str, size: int, slot: int) -> str:
+    """Hash: `kind|provider` -> count of a model's calls in a slot of `size` seconds, and `at`. Expires soon after the
+    windows that need it (two minutes to 26 hours). Written by workers.
+
+    `slot` is the time divided by the size. Kinds: `c` calls, `f` failures, `r` refused by a limit, `t` tokens, `g` the
+    ms in which they came, `l` and `s` with a bucket: latency, and time until the answer starts.
+    """
+    return f"{PREFIX}{{traffic:{upstream_tag(upstream)}}}:{size}:{slot}:{model}"
+
+
+def models_seen(upstream: str) -> str:
+    """Sorted set: model -> when the fleet last sent to it, or had it as a candidate (ms). A day. Written by workers."""
+    return f"{PREFIX}{{traffic:{upstream_tag(upstream)}}}:seen"
+
+
+def endpoints_health(upstream: str, model: str) -> str:
+    """String: what a model's endpoints said of themselves, and when (MessagePack). Expires when it is too old to go by.
+    Written by the worker that does the upkeep.
+    """
+    return f"{PREFIX}endpoints_health:{upstream_tag(upstream)}:{model}"
+
+
 def batches() -> str:
     """Sorted set: batch id -> created_at. Permanent; maintenance drops what has expired. Written at release."""
     return f"{PREFIX}batches"

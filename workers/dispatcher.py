@@ -16,7 +16,7 @@ from batchmill.store.gate import Reply, Why
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Settlement
 from batchmill.workers import journey
-from batchmill.workers.flights import SAID, Blocked, Flights, Restraint, Send
+from batchmill.workers.flights import SAID, Blocked, Flights, Observe, Restraint, Send
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import Hold, LineRun, ShardRun
 from batchmill.workers.places import Lane, Lanes
@@ -42,11 +42,14 @@ class Dispatcher:
         concurrency: int,
         on_blocked: Blocked,
         restraint: Restraint,
+        observe: Observe = lambda _model, _outcome: None,
     ) -> None:
         self._recorder = recorder
         self._gatekeeper = gatekeeper
         self._on_blocked = on_blocked
-        self._flights = Flights(send, recorder, retry, self, on_blocked=on_blocked, restraint=restraint)
+        self._flights = Flights(
+            send, recorder, retry, self, on_blocked=on_blocked, restraint=restraint, observe=observe
+        )
         self._lanes = Lanes()
         self._bytes = 0  # of the lines of all shards here
         self._shards: set[ShardRun] = set()

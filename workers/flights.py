@@ -30,6 +30,9 @@ Send = Callable[[LineRun], Awaitable[Outcome]]
 Blocked = Callable[[Reason, float], None]
 """Told why lines of a scope wait, and for how many seconds."""
 
+Observe = Callable[[str, Outcome], None]
+"""Told the model of a call, and how the call ended; must not raise."""
+
 
 class Restraint(Protocol):
     """How the whole fleet holds back after a refusal."""
@@ -66,8 +69,10 @@ class Flights:
         *,
         on_blocked: Blocked,
         restraint: Restraint,
+        observe: Observe,
     ) -> None:
         self._send = send
+        self._observe = observe
         self._recorder = recorder
         self._retry = retry
         self._ground = ground
@@ -102,6 +107,7 @@ class Flights:
         except Exception as error:
             log.exception("send.broke", shard=run.shard.claim.reference, line=run.line.index)
             outcome = journey.broken(error)
+        self._observe(hold.rules.model, outcome)
         outcome = booking.priced(outcome, run.shard.terms)
         settlement = booking.settlement(run, hold, outcome)
         self._land(run, lane)

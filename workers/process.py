@@ -29,9 +29,11 @@ from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.heartbeat import Heartbeat
 from batchmill.workers.line import LineRun
 from batchmill.workers.maintenance import Maintenance
+from batchmill.workers.outlook import Outlook
 from batchmill.workers.reasons import Reason
 from batchmill.workers.recorder import Recorder
 from batchmill.workers.restraint import FleetRestraint
+from batchmill.workers.statistics import Observer
 from batchmill.workers.tasks import end
 from batchmill.workers.watch import LaneWatch
 
@@ -68,6 +70,8 @@ class WorkerProcess:
         caller = Caller(settings.upstream_name, self.worker_id, worker.lease)
         self._recorder = Recorder(self._redis, caller, retention=settings.results.retention_days * _DAY)
         self._gatekeeper = Gatekeeper(self._redis, caller)
+        self._observer = Observer(self._redis, settings.upstream_name)
+        self._outlook = Outlook(self._redis, settings.upstream_name)
         self._dispatcher = Dispatcher(
             self._send,
             self._recorder,
@@ -76,6 +80,7 @@ class WorkerProcess:
             concurrency=worker.concurrency,
             on_blocked=self._blocked,
             restraint=FleetRestraint(self._redis, settings.upstream_name),
+            observe=self._observer.saw,
         )
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
         self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
@@ -96,6 +101,8 @@ class WorkerProcess:
             "recorder": self._recorder.run(),
             "gatekeeper": self._gatekeeper.run(self._dispatcher),
             "generations": self._note_generations(),
+            "statistics": self._observer.run(),
+            "outlook": self._outlook.run(),
             "heartbeat": self._heartbeat.run(),
             "look": self._watch.look(),
             "listen": self._watch.listen(),
@@ -154,6 +161,8 @@ class WorkerProcess:
         await end([*tasks, *self._notes])
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
             await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
+        with contextlib.suppress(Exception):  # it is no money
+            await asyncio.wait_for(self._observer.flush(), _LEAVE_TIMEOUT)
         await self._upstream.aclose()
         await self._redis.aclose()
         log.info("worker.down")
