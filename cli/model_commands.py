@@ -60,7 +60,7 @@ async def print_list(
 
 async def print_model(settings: Settings, model: str, *, endpoints: bool, as_json: bool) -> int:
     """Print everything about one model. Raises InputError for one that nobody knows."""
-    async with opened(settings) as source:
+    async with opened(settings, [model]) as source:
         item = source.find(model)
         served = await served_by(source, item.id) if endpoints else None
     related = [*variants_of(item.id, source.shelf.models), *aliases_of(item.id, source.shelf.models)]
@@ -71,7 +71,7 @@ async def print_model(settings: Settings, model: str, *, endpoints: bool, as_jso
         click.echo(to_json(told | more))
         return exit_codes.OK
     screen = console()
-    screen.print(details(item, related, source.shelf, health))
+    screen.print(details(item, related, source.shelf, health, source.now_ms))
     if served is not None and served.endpoints:
         _print(["", endpoint_table(served.endpoints, screen.width)])
     if served is not None:
@@ -83,7 +83,7 @@ async def print_model(settings: Settings, model: str, *, endpoints: bool, as_jso
 
 async def print_comparison(settings: Settings, models: Sequence[str], mix: Mix | None, *, as_json: bool) -> int:
     """Print models side by side. Raises InputError for one that nobody knows."""
-    async with opened(settings) as source:
+    async with opened(settings, models) as source:
         ids = [source.find(model).id for model in models]
     found = compare(source.shelf, ids, at=source.now, mix=mix, health=source.health)
     if as_json:

@@ -112,6 +112,11 @@ def percent(figure: Figure | None) -> str:
     return "-" if figure is None else f"{_mark(figure)}{_HUNDRED * figure.value:.1f} %"
 
 
+def rate(figure: Figure | None) -> str:
+    """Return tokens a second, marked as `seconds` does."""
+    return "-" if figure is None else f"{_mark(figure)}{figure.value:.0f}"
+
+
 def points(score: float) -> str:
     """Return a score of 0 to 1 as points of 100."""
     return f"{_HUNDRED * score:.0f}"
@@ -139,14 +144,10 @@ def _rows(one: Compared, wins: dict[str, tuple[str, ...]]) -> list[tuple[str, st
         ("longest answer", "output", tokens(facts.max_completion_tokens)),
         ("time of an answer", "answer time", seconds(one.answer_ms)),
         ("first token", "first token", seconds(one.first_token_ms)),
-        ("tokens a second", "tokens a second", _speed(one.tokens_per_second)),
+        ("tokens a second", "tokens a second", rate(one.tokens_per_second)),
         ("success", "success", percent(one.success)),
         ("benchmark", "", f"{one.benchmark.score:.1f}" if one.benchmark else "-"),
         ("created", "age", day(facts.created)),
         ("expires", "", facts.expires or "-"),
     )
     return [(label, cell + (BEST if one.item.id in wins.get(name, ()) else "")) for label, name, cell in cells]
-
-
-def _speed(figure: Figure | None) -> str:
-    return "-" if figure is None else f"{_mark(figure)}{figure.value:.0f}"
