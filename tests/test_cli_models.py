@@ -1,13 +1,23 @@
 """`batchmill models` as a person uses it."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batchmill.openrouter.capabilities import CAPABILITIES
+from batchmill.openrouter.traits import TAGS
+from batchmill.routing.recommendation import OPTIMIZE
+
 from .cli_helpers import MODELS, Desk, desk, shared_simulator
 
 __all__ = ["desk", "shared_simulator"]
+
+PAGE = (Path(__file__).parents[1] / "docs" / "openrouter.md").read_text(encoding="utf-8")
 
 
 def told(desk: Desk, *arguments: str) -> Any:
@@ -137,3 +147,22 @@ def test_what_is_wrong_is_said_in_a_sentence(desk: Desk, arguments: tuple[str, .
     assert (ended.code, ended.out) == (2, "")
     assert words in ended.err
     assert len(ended.err.splitlines()) == 1
+
+
+def test_the_page_names_every_capability_tag_and_weight() -> None:
+    assert [word for word in CAPABILITIES if f"`{word}`" not in PAGE] == []
+    assert [tag for tag, rule in TAGS.items() if f"| `{tag}` | {rule} |" not in PAGE] == []
+    for goal, weights in OPTIMIZE.items():
+        cells = " | ".join(f"{100 * weights[part]:.0f} %" for part in ("price", "speed", "quality", "reliability"))
+        assert f"| `{goal}` | {cells} |" in PAGE
+
+
+def test_the_page_s_python_runs(desk: Desk) -> None:
+    block = re.search(r"runs it -->\n```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    done = subprocess.run(
+        [sys.executable, "-c", block[1]], env=desk.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+    assert "proxy, no benchmark" in done.stdout
