@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from batchmill.cli.model_tables import Column, table_of
-from batchmill.cli.model_views import day, percent, price, rate, seconds, tokens
+from batchmill.cli.model_views import day, percent, price, rate, seconds, share_text, tokens
 from batchmill.cli.words import duration
 from batchmill.openrouter.capabilities import EFFORT, evidence
 from batchmill.openrouter.endpoints import Endpoint
 from batchmill.openrouter.list_prices import MILLION, list_price, usd_text
 from batchmill.openrouter.models import Reasoning
 from batchmill.openrouter.prices import Override
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import ModelHealth, Traffic
 from batchmill.routing.performance import answer_ms, first_token_ms, success, tokens_per_second, trouble
 from batchmill.routing.shelf import Item, Shelf
 
@@ -53,6 +53,24 @@ def endpoint_table(endpoints: Sequence[Endpoint], width: int) -> RenderableType:
         Column("state", ["" if one.status in (0, None) else f"status {one.status}" for one in endpoints], 1),
     )
     return table_of(Column("provider", [one.tag or one.provider_name for one in endpoints]), columns, width)
+
+
+def traffic_table(seen: Traffic, width: int) -> RenderableType:
+    """Return what the fleet saw of a model in the last day, by the provider that answered or failed."""
+    rows = [(name or "not told", one) for name, one in seen.providers.items()]
+    if len(rows) != 1:
+        rows.append(("all", seen))
+    columns = (
+        Column("calls", [f"{one.calls:,}" for _, one in rows]),
+        Column("success", ["-" if one.success_rate is None else share_text(one.success_rate) for _, one in rows]),
+        Column("limited", [f"{one.limited:,}" if one.limited else "-" for _, one in rows], 3),
+        Column("median", [_time(one.latency.p50 if one.latency else None) for _, one in rows]),
+        Column("90 %", [_time(one.latency.p90 if one.latency else None) for _, one in rows], 1),
+        Column("99 %", [_time(one.latency.p99 if one.latency else None) for _, one in rows], 1),
+        Column("first token", [_time(one.first_token.p50 if one.first_token else None) for _, one in rows], 2),
+        Column("tokens/s", [f"{one.tokens_per_second:.0f}" if one.tokens_per_second else "-" for _, one in rows], 2),
+    )
+    return table_of(Column("in a day, by", [name for name, _ in rows]), columns, width)
 
 
 def _identity(item: Item) -> Iterator[tuple[str, str]]:
@@ -169,6 +187,10 @@ def _ago(at_ms: int, now_ms: int) -> str:
 def _median(spread: msgspec.Struct | None, unit: str) -> str:
     median: float | None = getattr(spread, "p50", None)
     return "-" if median is None else f"{median:,.0f} {unit}".strip()
+
+
+def _time(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds / 1000:.2f} s"
 
 
 def _clock(hhmm: int) -> str:

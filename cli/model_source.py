@@ -18,7 +18,8 @@ from batchmill.store import gauges
 from batchmill.store.catalogue import EndpointsSnapshot, Snapshot, endpoints_of, snapshot_of
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import open_store
-from batchmill.store.statistics import health_of, models_seen
+from batchmill.store.health import health_of
+from batchmill.store.statistics import models_seen
 
 _MS = 1000
 

@@ -1,5 +1,6 @@
 """Models on the screen: a list, one in full, several side by side, and recommendations."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,6 +18,7 @@ from batchmill.routing.shelf import Item
 _THOUSAND = 1000
 _MILLION = 1_000_000
 _HUNDRED = 100
+_ALMOST = 1e-9  # so that 0.987, which is a little less as a float, stays 98.7 %
 
 
 def list_table(items: Sequence[Item], health: Health, width: int) -> RenderableType:
@@ -109,7 +111,12 @@ def seconds(figure: Figure | None) -> str:
 
 def percent(figure: Figure | None) -> str:
     """Return a share of 0 to 1 in per cent, marked as `seconds` does."""
-    return "-" if figure is None else f"{_mark(figure)}{_HUNDRED * figure.value:.1f} %"
+    return "-" if figure is None else f"{_mark(figure)}{share_text(figure.value)}"
+
+
+def share_text(share: float) -> str:
+    """Return a share of 0 to 1 in per cent, rounded down so that 100 % means all."""
+    return f"{math.floor(_THOUSAND * share + _ALMOST) / 10:.1f} %"
 
 
 def rate(figure: Figure | None) -> str:

@@ -88,8 +88,13 @@ def test_what_the_fleet_saw_is_shown_with_its_source_and_age(desk: Desk) -> None
     assert desk.run("run", "prompts.jsonl").code == 0
     shown = told(desk, "show", MODELS[0])
     assert shown["health"]["calls"] == 3
+    assert shown["traffic"]["calls"] == 3
+    assert shown["traffic"]["success_rate"] == 1
+    assert sum(provider["calls"] for provider in shown["traffic"]["providers"].values()) == 3
     ended = desk.run("models", "show", MODELS[0])
     assert "by the fleet: 3 calls in" in ended.out
+    assert "in a day, by" in ended.out
+    assert "100.0 %" in ended.out
     listed = {model["id"]: model["health"] for model in told(desk)}
     assert listed[MODELS[0]]["calls"] == 3
     assert listed["google/gemini-2.5-flash"] is None

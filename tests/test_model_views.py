@@ -8,14 +8,21 @@ import pytest
 from rich.console import Console, RenderableType
 
 from batchmill.cli.model_commands import drift_lines
-from batchmill.cli.model_details import details, endpoint_table, override_text
-from batchmill.cli.model_views import comparison_tables, expiry_warning, list_table, recommendation_views, tokens
+from batchmill.cli.model_details import details, endpoint_table, override_text, traffic_table
+from batchmill.cli.model_views import (
+    comparison_tables,
+    expiry_warning,
+    list_table,
+    recommendation_views,
+    share_text,
+    tokens,
+)
 from batchmill.openrouter.drift import Drift, UnknownField, UnknownValue, Unreadable
 from batchmill.openrouter.endpoints import Endpoint, Percentiles
 from batchmill.openrouter.prices import decode_price
 from batchmill.openrouter.variants import variants_of
 from batchmill.routing.comparison import compare
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import ModelHealth, Spread, Traffic
 from batchmill.routing.recommendation import Needs, recommend
 from batchmill.routing.shelf import Shelf, item_of
 
@@ -111,6 +118,20 @@ def test_one_model_in_full_says_prices_overrides_variants_and_health_with_source
         assert words in " ".join(text.split()), words
 
 
+@pytest.mark.parametrize("width", [80, 132])
+def test_traffic_is_shown_by_provider(width: int) -> None:
+    one = Traffic(model="a", seconds=60, calls=1_234_567, failures=1, latency=Spread(812.0, 1_900.0, 61_000.0))
+    other = Traffic(model="a", seconds=60, limited=3)
+    whole = msgspec.structs.replace(one, limited=3, providers={"Amazon Bedrock": one, "": other})
+    text = shown(traffic_table(whole, width), width=width)
+    assert "…" not in text
+    for words in ("Amazon Bedrock", "not told", "all", "1,234,567", "99.9 %", "0.81 s"):
+        assert words in text, words
+    assert "61.00 s" in text
+    assert "\nall" in text
+    assert "\nall" not in shown(traffic_table(msgspec.structs.replace(one, providers={"A": one}), width), width=width)
+
+
 def test_of_a_model_that_nobody_used_the_health_is_not_known() -> None:
     item = item_of(facts(expires="2026-12-01"))
     text = " ".join(shown(details(item, (), SHELF, None, NOW_MS), width=80).split())
@@ -163,6 +184,11 @@ def test_overrides_in_words(override: str, text: str) -> None:
 )
 def test_numbers_of_tokens(count: int | None, text: str) -> None:
     assert tokens(count) == text
+
+
+@pytest.mark.parametrize(("share", "text"), [(1.0, "100.0 %"), (0.99999, "99.9 %"), (0.987, "98.7 %"), (0.0, "0.0 %")])
+def test_a_hundred_per_cent_means_all(share: float, text: str) -> None:
+    assert share_text(share) == text
 
 
 def test_drift_in_lines() -> None:
