@@ -8,7 +8,7 @@ import msgspec
 from rich.console import RenderableType
 
 from batchmill.cli import exit_codes
-from batchmill.cli.model_details import details, endpoint_table
+from batchmill.cli.model_details import details, endpoint_table, traffic_table
 from batchmill.cli.model_objects import (
     comparison_object,
     details_object,
@@ -16,6 +16,7 @@ from batchmill.cli.model_objects import (
     endpoint_object,
     model_object,
     recommendation_object,
+    traffic_object,
 )
 from batchmill.cli.model_source import Source, opened, served_by, told_by
 from batchmill.cli.model_tables import console
@@ -26,11 +27,13 @@ from batchmill.openrouter.drift import Drift
 from batchmill.openrouter.variants import aliases_of, variants_of
 from batchmill.producer.render import to_json
 from batchmill.routing.comparison import Mix, compare
+from batchmill.routing.health import Window
 from batchmill.routing.recommendation import Needs, Optimize, recommend
 from batchmill.routing.selection import Filter, Providers, Selection, Sort, select
 from batchmill.routing.shelf import Item
 from batchmill.store.catalogue import EndpointsSnapshot, Refreshed, refresh
 from batchmill.store.connection import open_store
+from batchmill.store.statistics import traffic
 
 _MOST_LOOKED_AT = 60  # models whose endpoints one command asks for
 _AT_ONCE = 8
@@ -60,18 +63,21 @@ async def print_list(
 
 async def print_model(settings: Settings, model: str, *, endpoints: bool, as_json: bool) -> int:
     """Print everything about one model. Raises InputError for one that nobody knows."""
-    async with opened(settings) as source:
+    async with opened(settings, [model]) as source:
         item = source.find(model)
         served = await served_by(source, item.id) if endpoints else None
+        seen = (await traffic(source.redis, settings.upstream_name, [item.id], Window.DAY))[item.id]
     related = [*variants_of(item.id, source.shelf.models), *aliases_of(item.id, source.shelf.models)]
     health = source.health.get(item.id)
     if as_json:
-        told = details_object(item, health, related)
+        told = details_object(item, health, related) | {"traffic": traffic_object(seen)}
         more = {} if served is None else _served_object(served)
         click.echo(to_json(told | more))
         return exit_codes.OK
     screen = console()
-    screen.print(details(item, related, source.shelf, health))
+    screen.print(details(item, related, source.shelf, health, source.now_ms))
+    if seen.calls:
+        _print(["", traffic_table(seen, screen.width)])
     if served is not None and served.endpoints:
         _print(["", endpoint_table(served.endpoints, screen.width)])
     if served is not None:
@@ -83,7 +89,7 @@ async def print_model(settings: Settings, model: str, *, endpoints: bool, as_jso
 
 async def print_comparison(settings: Settings, models: Sequence[str], mix: Mix | None, *, as_json: bool) -> int:
     """Print models side by side. Raises InputError for one that nobody knows."""
-    async with opened(settings) as source:
+    async with opened(settings, models) as source:
         ids = [source.find(model).id for model in models]
     found = compare(source.shelf, ids, at=source.now, mix=mix, health=source.health)
     if as_json:

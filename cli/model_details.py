@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from batchmill.cli.model_tables import Column, table_of
-from batchmill.cli.model_views import day, percent, price, seconds, tokens
+from batchmill.cli.model_views import day, percent, price, rate, seconds, share_text, tokens
 from batchmill.cli.words import duration
 from batchmill.openrouter.capabilities import EFFORT, evidence
 from batchmill.openrouter.endpoints import Endpoint
 from batchmill.openrouter.list_prices import MILLION, list_price, usd_text
 from batchmill.openrouter.models import Reasoning
 from batchmill.openrouter.prices import Override
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import ModelHealth, Traffic
 from batchmill.routing.performance import answer_ms, first_token_ms, success, tokens_per_second, trouble
 from batchmill.routing.shelf import Item, Shelf
 
@@ -23,10 +23,18 @@ _END_OF_DAY = 2400  # HHMM
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def details(item: Item, related: Sequence[str], shelf: Shelf, health: ModelHealth | None) -> RenderableType:
-    """Return everything that is known of a model as names and values."""
+def details(
+    item: Item, related: Sequence[str], shelf: Shelf, health: ModelHealth | None, now_ms: int
+) -> RenderableType:
+    """Return everything that is known of a model as names and values; `now_ms` is Redis's clock."""
     table = Table.grid(padding=(0, 2))
-    for name, value in (*_identity(item), *_prices(item), *_abilities(item), *_kin(related, shelf), *_state(health)):
+    for name, value in (
+        *_identity(item),
+        *_prices(item),
+        *_abilities(item),
+        *_kin(related, shelf),
+        *_state(health, now_ms),
+    ):
         table.add_row(Text(name, style="bold"), Text(value))
     return table
 
@@ -45,6 +53,24 @@ def endpoint_table(endpoints: Sequence[Endpoint], width: int) -> RenderableType:
         Column("state", ["" if one.status in (0, None) else f"status {one.status}" for one in endpoints], 1),
     )
     return table_of(Column("provider", [one.tag or one.provider_name for one in endpoints]), columns, width)
+
+
+def traffic_table(seen: Traffic, width: int) -> RenderableType:
+    """Return what the fleet saw of a model in the last day, by the provider that answered or failed."""
+    rows = [(name or "not told", one) for name, one in seen.providers.items()]
+    if len(rows) != 1:
+        rows.append(("all", seen))
+    columns = (
+        Column("calls", [f"{one.calls:,}" for _, one in rows]),
+        Column("success", ["-" if one.success_rate is None else share_text(one.success_rate) for _, one in rows]),
+        Column("limited", [f"{one.limited:,}" if one.limited else "-" for _, one in rows], 3),
+        Column("median", [_time(one.latency.p50 if one.latency else None) for _, one in rows]),
+        Column("90 %", [_time(one.latency.p90 if one.latency else None) for _, one in rows], 1),
+        Column("99 %", [_time(one.latency.p99 if one.latency else None) for _, one in rows], 1),
+        Column("first token", [_time(one.first_token.p50 if one.first_token else None) for _, one in rows], 2),
+        Column("tokens/s", [f"{one.tokens_per_second:.0f}" if one.tokens_per_second else "-" for _, one in rows], 2),
+    )
+    return table_of(Column("in a day, by", [name for name, _ in rows]), columns, width)
 
 
 def _identity(item: Item) -> Iterator[tuple[str, str]]:
@@ -134,27 +160,37 @@ def _kin(related: Sequence[str], shelf: Shelf) -> Iterator[tuple[str, str]]:
         yield "" if place else "variants", f"{model}{listed}"
 
 
-def _state(health: ModelHealth | None) -> Iterator[tuple[str, str]]:
+def _state(health: ModelHealth | None, now_ms: int) -> Iterator[tuple[str, str]]:
     if health is None:
-        yield "health", "nobody knows: no calls of the fleet lately, and its endpoints were not looked at"
+        yield "health", "nobody knows: the fleet did not use it lately, nor were its endpoints looked at"
         return
     figures = (
         ("an answer", seconds(answer_ms(health))),
         ("first token", seconds(first_token_ms(health))),
         ("success", percent(success(health))),
+        ("tokens a second", rate(tokens_per_second(health))),
     )
     told = [f"{name} {value}" for name, value in figures if value != "-"]
-    if (speed := tokens_per_second(health)) is not None:
-        told.append(f"{speed.value:.0f} tokens/s")
-    seen = f"{health.calls:,} calls of the fleet in {duration(health.seconds)}" if health.calls else "no calls lately"
-    yield "health", "; ".join([*told, seen, *filter(None, [trouble(health)])])
-    if "~" in "".join(told):
-        yield "", "~ what endpoints state, not what the fleet measured"
+    bad = [problem] if (problem := trouble(health)) else []
+    yield "health", "; ".join([*told, *bad]) or "nothing is wrong, and nothing is known"
+    if health.calls:
+        calls = f"{health.calls:,} {'call' if health.calls == 1 else 'calls'} in {duration(health.seconds)}"
+        yield "", f"by the fleet: {calls}, the last {_ago(health.measured_at, now_ms)}"
+    if health.stated_at:
+        yield "", f"~ by its endpoints: what they stated {_ago(health.stated_at, now_ms)}"
+
+
+def _ago(at_ms: int, now_ms: int) -> str:
+    return f"{duration(max(0, now_ms - at_ms) / 1000)} ago"
 
 
 def _median(spread: msgspec.Struct | None, unit: str) -> str:
     median: float | None = getattr(spread, "p50", None)
     return "-" if median is None else f"{median:,.0f} {unit}".strip()
+
+
+def _time(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds / 1000:.2f} s"
 
 
 def _clock(hhmm: int) -> str:

@@ -12,7 +12,7 @@ from batchmill.openrouter.endpoints import Endpoint
 from batchmill.openrouter.list_prices import MILLION, ListPrice, list_price
 from batchmill.openrouter.prices import Override
 from batchmill.routing.comparison import Compared, Comparison
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import ModelHealth, Traffic
 from batchmill.routing.performance import Figure
 from batchmill.routing.recommendation import Recommendation
 from batchmill.routing.shelf import Item
@@ -70,6 +70,12 @@ def endpoint_object(endpoint: Endpoint) -> dict[str, Any]:
     for name in ("latency_ms", "throughput"):
         told[name] = None if told[name] is None else msgspec.structs.asdict(told[name])
     return told | {"prices": price_object(list_price(endpoint.pricing))}
+
+
+def traffic_object(seen: Traffic) -> dict[str, Any]:
+    """Return what the fleet saw of a model in a window, as a whole and by provider; times in milliseconds."""
+    found: dict[str, Any] = msgspec.to_builtins(seen)
+    return found | {"success_rate": seen.success_rate}
 
 
 def price_object(price: ListPrice) -> dict[str, Decimal | None]:

@@ -1,6 +1,6 @@
 """Where `batchmill models` has its facts from: the catalogue, what the fleet saw, and what the endpoints say."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 
@@ -12,11 +12,14 @@ from batchmill.config.settings import Settings
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
 from batchmill.producer.errors import InputError
 from batchmill.routing.comparison import UnknownModelError, find
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import ModelHealth, Window
 from batchmill.routing.shelf import Item, Shelf
+from batchmill.store import gauges
 from batchmill.store.catalogue import EndpointsSnapshot, Snapshot, endpoints_of, snapshot_of
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import open_store
+from batchmill.store.health import health_of
+from batchmill.store.statistics import models_seen
 
 _MS = 1000
 
@@ -54,12 +57,16 @@ class Source(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Source]:
-    """Open the catalogue, read anew when it is old. Raises as `snapshot_of`, and StoreError."""
+async def opened(settings: Settings, models: Iterable[str] = ()) -> AsyncIterator[Source]:
+    """Open the catalogue, read anew when it is old; of these models the health is read even if they are not in use.
+
+    Raises as `snapshot_of`, and StoreError.
+    """
     async with open_store(settings) as store:
         snapshot = await snapshot_of(store.redis, settings)
         shelf = Shelf(snapshot.models)
-        health = await _health(store.redis, settings, tuple(snapshot.models))
+        asked = [item.id for item in map(shelf.find, models) if item is not None]
+        health = await _health(store.redis, settings.upstream_name, asked)
         yield Source(store.redis, settings, snapshot, shelf, health, await now_ms(store.redis))
 
 
@@ -81,14 +88,9 @@ def told_by(snapshot: Snapshot, settings: Settings) -> str:
     return f"at {settings.upstream_name}, as of {duration(snapshot.age_ms / _MS)} ago{why}"
 
 
-async def _health(redis: Redis, settings: Settings, models: Sequence[str]) -> dict[str, ModelHealth]:
-    """Return how models do, as far as anybody knows."""
-    from batchmill.store import gauges
-
-    found = await gauges.models(redis, settings.upstream_name)
-    known = set(models)
-    return {
-        gauge.model: ModelHealth(model=gauge.model, open=gauge.until_ms or 1)
-        for gauge in found
-        if gauge.model in known and gauge.state == "open"
-    }
+async def _health(redis: Redis, upstream: str, models: Iterable[str]) -> dict[str, ModelHealth]:
+    """Return how models do of which anybody knows: those in use in the last day, those held back, and the asked for."""
+    seen = await models_seen(redis, upstream, Window.DAY)
+    held = [gauge.model for gauge in await gauges.models(redis, upstream)]
+    found = await health_of(redis, upstream, sorted({*seen, *held, *models}))
+    return {model: health for model, health in found.items() if health != ModelHealth(model=model)}

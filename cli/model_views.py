@@ -1,5 +1,6 @@
 """Models on the screen: a list, one in full, several side by side, and recommendations."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,6 +18,7 @@ from batchmill.routing.shelf import Item
 _THOUSAND = 1000
 _MILLION = 1_000_000
 _HUNDRED = 100
+_ALMOST = 1e-9  # so that 0.987, which is a little less as a float, stays 98.7 %
 
 
 def list_table(items: Sequence[Item], health: Health, width: int) -> RenderableType:
@@ -109,7 +111,17 @@ def seconds(figure: Figure | None) -> str:
 
 def percent(figure: Figure | None) -> str:
     """Return a share of 0 to 1 in per cent, marked as `seconds` does."""
-    return "-" if figure is None else f"{_mark(figure)}{_HUNDRED * figure.value:.1f} %"
+    return "-" if figure is None else f"{_mark(figure)}{share_text(figure.value)}"
+
+
+def share_text(share: float) -> str:
+    """Return a share of 0 to 1 in per cent, rounded down so that 100 % means all."""
+    return f"{math.floor(_THOUSAND * share + _ALMOST) / 10:.1f} %"
+
+
+def rate(figure: Figure | None) -> str:
+    """Return tokens a second, marked as `seconds` does."""
+    return "-" if figure is None else f"{_mark(figure)}{figure.value:.0f}"
 
 
 def points(score: float) -> str:
@@ -139,14 +151,10 @@ def _rows(one: Compared, wins: dict[str, tuple[str, ...]]) -> list[tuple[str, st
         ("longest answer", "output", tokens(facts.max_completion_tokens)),
         ("time of an answer", "answer time", seconds(one.answer_ms)),
         ("first token", "first token", seconds(one.first_token_ms)),
-        ("tokens a second", "tokens a second", _speed(one.tokens_per_second)),
+        ("tokens a second", "tokens a second", rate(one.tokens_per_second)),
         ("success", "success", percent(one.success)),
         ("benchmark", "", f"{one.benchmark.score:.1f}" if one.benchmark else "-"),
         ("created", "age", day(facts.created)),
         ("expires", "", facts.expires or "-"),
     )
     return [(label, cell + (BEST if one.item.id in wins.get(name, ()) else "")) for label, name, cell in cells]
-
-
-def _speed(figure: Figure | None) -> str:
-    return "-" if figure is None else f"{_mark(figure)}{figure.value:.0f}"

@@ -5,14 +5,14 @@ endpoints' own words ───────────────────�
 the model's breaker ───────────────────────────────────────────────────┘
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from statistics import median
 from typing import Final
 
 import msgspec
 
-from batchmill.routing.histogram import Counts, bucket_of, merged, quantiles
+from batchmill.routing.histogram import Counts, add, bucket_of, quantiles
 
 ENOUGH: Final = 20
 """Calls in a window from which something is concluded."""
@@ -21,6 +21,7 @@ FOR_EVER: Final = 1 << 53
 """`ModelHealth.open` of a breaker that an operator tripped: until it is reset."""
 
 _DOWN_BELOW = 0.5  # of its minutes
+_MOST_TOKENS = 1 << 31  # of one answer: an upstream may tell anything, and sums must fit a whole number of Redis
 _THOUSAND = 1000
 
 
@@ -65,7 +66,7 @@ class Tally(msgspec.Struct):
             bucket = bucket_of(first_token_ms)
             self.first_token[bucket] = self.first_token.get(bucket, 0) + 1
         if tokens > 0:
-            self.tokens += tokens
+            self.tokens += min(tokens, _MOST_TOKENS)
             self.generating_ms += max(1, latency_ms - (first_token_ms or 0))
 
     def failed(self) -> None:
@@ -78,17 +79,18 @@ class Tally(msgspec.Struct):
         self.limited += 1
 
 
-def tallied(tallies: Sequence[Tally]) -> Tally:
+def tallied(tallies: Iterable[Tally]) -> Tally:
     """Return what was counted in any of these."""
-    return Tally(
-        calls=sum(one.calls for one in tallies),
-        failures=sum(one.failures for one in tallies),
-        limited=sum(one.limited for one in tallies),
-        tokens=sum(one.tokens for one in tallies),
-        generating_ms=sum(one.generating_ms for one in tallies),
-        latency=merged(one.latency for one in tallies),
-        first_token=merged(one.first_token for one in tallies),
-    )
+    total = Tally()
+    for one in tallies:
+        total.calls += one.calls
+        total.failures += one.failures
+        total.limited += one.limited
+        total.tokens += one.tokens
+        total.generating_ms += one.generating_ms
+        add(total.latency, one.latency)
+        add(total.first_token, one.first_token)
+    return total
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,15 +119,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
         return None if not self.calls else 1 - self.failures / self.calls
 
 
-def traffic_of(model: str, window: Window, by_provider: Mapping[str, Tally], *, at: int, now: int) -> Traffic:
-    """Return what was counted in a window, as a whole and by provider. Times in ms of the Redis clock."""
-    age = None if not at else max(0, now - at) / _THOUSAND
-    providers = {name: _traffic(model, window, tally, at=at, age=age) for name, tally in sorted(by_provider.items())}
-    whole = _traffic(model, window, tallied(tuple(by_provider.values())), at=at, age=age)
-    return msgspec.structs.replace(whole, providers=providers)
-
-
-def _traffic(model: str, window: Window, tally: Tally, *, at: int, age: float | None) -> Traffic:
+def traffic_of(model: str, window: Window, tally: Tally, *, at: int, now: int) -> Traffic:
+    """Return what was counted in a window, without its providers. Times in ms of the Redis clock."""
     return Traffic(
         model=model,
         seconds=int(window),
@@ -136,7 +131,7 @@ def _traffic(model: str, window: Window, tally: Tally, *, at: int, age: float | 
         first_token=_spread(tally.first_token),
         tokens_per_second=tally.tokens * _THOUSAND / tally.generating_ms if tally.generating_ms else None,
         at=at,
-        age=age,
+        age=None if not at else max(0, now - at) / _THOUSAND,
     )
 
 
@@ -222,24 +217,19 @@ class ModelHealth(msgspec.Struct, frozen=True, kw_only=True):
     stated_at: int = 0
 
 
-def youngest(windows: Sequence[Traffic]) -> Traffic | None:
-    """Return, of windows from the shortest to the longest, the first with enough calls to conclude something.
+def youngest(calls: Sequence[int]) -> int:
+    """Return the place of the first window with enough calls to conclude something, given the calls of each window.
 
-    Where none has, the shortest that has all there are.
+    The windows go from the shortest to the longest. Where none has enough, it is the shortest that has all there are.
     """
-    if not windows:
-        return None
-    most = max(one.calls for one in windows)
-    return next(one for one in windows if one.calls >= min(ENOUGH, most))
+    enough = min(ENOUGH, max(calls))
+    return next(place for place, number in enumerate(calls) if number >= enough)
 
 
-def health_from(
-    model: str, windows: Sequence[Traffic], stated: Stated | None, *, open_until: int = 0, half_open: bool = False
-) -> ModelHealth:
-    """Return a model's health from what was seen of it (shortest window first), what it states, and its breaker."""
-    seen = youngest(windows) or Traffic(model=model, seconds=0)
+def health_from(seen: Traffic, stated: Stated | None, *, open_until: int = 0, half_open: bool = False) -> ModelHealth:
+    """Return a model's health from what was seen of it in the youngest window, what it states, and its breaker."""
     return ModelHealth(
-        model=model,
+        model=seen.model,
         calls=seen.calls,
         failures=seen.failures,
         seconds=seen.seconds if seen.calls or seen.limited else 0,

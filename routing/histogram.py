@@ -5,7 +5,7 @@ from a histogram is within 5 % of what really was, whatever the times are. Below
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 Counts = dict[int, int]
@@ -28,13 +28,10 @@ def middle_of(bucket: int) -> float:
     return float(WIDTH ** (bucket + 0.5))
 
 
-def merged(histograms: Iterable[Mapping[int, int]]) -> Counts:
-    """Return the histogram of all that was counted in any of these."""
-    total: Counts = {}
-    for counts in histograms:
-        for bucket, count in counts.items():
-            total[bucket] = total.get(bucket, 0) + count
-    return total
+def add(total: Counts, counts: Mapping[int, int]) -> None:
+    """Count in `total` what was counted in the other one, too."""
+    for bucket, count in counts.items():
+        total[bucket] = total.get(bucket, 0) + count
 
 
 def quantiles(counts: Mapping[int, int], *shares: float) -> list[float]:

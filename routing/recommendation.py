@@ -26,7 +26,8 @@ UNFIT_TAGS: Final = ("batch", "router", "unpriced")
 SOON_DAYS: Final = 30
 LATER_DAYS: Final = 120
 _SOON, _LATER = 0.5, 0.9  # what is left of the score of a model that expires so soon
-_TROUBLE: Final = 0.3  # and of one that can't be counted on now
+_TROUBLE: Final = 0.1  # and of one that can't be counted on now
+_BESIDE_NOTHING: Final = 0.8  # the best that a price can be where others cost nothing
 _POOR_SERVICE: Final = 0.9
 _PERCENT: Final = 100
 MOST: Final = 10
@@ -211,13 +212,12 @@ class _Reliabilities:
 
 
 def _by_ratio(values: Sequence[float]) -> list[float]:
-    """Return for each value 1 for the least to 0 for the most, on a scale of ratios; nothing at all is the best."""
+    """Return for each value 1 for the least to 0 for the most, on a scale of ratios; nothing at all beats the least."""
     known = [value for value in values if value > 0]
+    best = 1.0 if len(known) == len(values) else _BESIDE_NOTHING
     least, most = (min(known), max(known)) if known else (1.0, 1.0)
-    if most <= least:
-        return [1.0] * len(values)
-    span = math.log(most / least)
-    return [1.0 - math.log(value / least) / span if value > 0 else 1.0 for value in values]
+    span = math.log(most / least) or 1.0
+    return [best * (1.0 - math.log(value / least) / span) if value > 0 else 1.0 for value in values]
 
 
 def _marks(item: Item, today: date, health: Health) -> tuple[float, tuple[str, ...]]:

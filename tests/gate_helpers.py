@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.policy import NANO, Breaker, Budget, Limit, Policy
-from batchmill.store import epoch, gate, keys, pauses, settlement, suspects
+from batchmill.store import epoch, gate, keys, pauses, settlement, statistics, suspects
 from batchmill.store.gate import Ask, Caller, Candidate, Reply
 from batchmill.store.policy import LivePolicy
 from batchmill.store.rules import Rulebook, Rules
@@ -27,8 +27,15 @@ HOUR, DAY = 3_600_000, 86_400_000
 LEASE_MS = 15_000
 CLOCK = "bm:test:clock"
 _READS = "redis.call('TIME')"
-_TIMED = ((gate, "_gate"), (settlement, "_settle"), (pauses, "_pause"), (suspects, "_abandon"), (epoch, "_tend"))
-_NOW: tuple[ModuleType, ...] = (suspects, pauses, epoch)
+_TIMED = (
+    (gate, "_gate"),
+    (settlement, "_settle"),
+    (pauses, "_pause"),
+    (suspects, "_abandon"),
+    (epoch, "_tend"),
+    (statistics, "_count"),
+)
+_NOW: tuple[ModuleType, ...] = (suspects, pauses, epoch, statistics)
 
 
 class Clock:
@@ -56,6 +63,7 @@ def control_time(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, name, _clocked(getattr(module, name)))
     for module in _NOW:
         patch.setattr(module, "now_ms", _now_ms)
+    patch.setattr(statistics, "_TIME", ("LRANGE", CLOCK, 0, 1))
 
 
 def _clocked(script: Script) -> Script:

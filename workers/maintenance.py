@@ -1,5 +1,5 @@
 """The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired, holds of
-workers that fell silent, suspects whose fate the upstream's own books tell, and the catalogue.
+workers that fell silent, suspects whose fate the upstream's own books tell, the catalogue, and how endpoints are.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from batchmill.store import batches, keys, pauses, suspects
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
 from batchmill.workers.discovery import Discovery
+from batchmill.workers.health import EndpointChecks
 from batchmill.workers.reconciler import Reconciler
 
 log = structlog.get_logger()
@@ -28,6 +29,7 @@ class Maintenance:
         self._redis = redis
         self._reconciler = Reconciler(redis, upstream, settings.upstream_name)
         self._discovery = Discovery(redis, settings)
+        self._checks = EndpointChecks(redis, upstream, settings)
         self._settings = settings
         self._worker_id = worker_id
         self._ours = False
@@ -53,6 +55,13 @@ class Maintenance:
             await asyncio.sleep(_EVERY)
             if self._ours:
                 await outlive(self._discovery.look)
+
+    async def check_endpoints(self) -> None:
+        """Ask for the endpoints of models in use for ever, whenever it is our turn; beside the rest, as `reconcile`."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if self._ours:
+                await outlive(self._checks.look)
 
     async def sweep(self) -> None:
         """Keep live batches and queue their lost shards; drop from the lists what is no more; make suspects."""

@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from batchmill.routing.health import ModelHealth
 from batchmill.store.connection import outlive
-from batchmill.store.statistics import StatisticsReader
+from batchmill.store.health import HealthReader
+from batchmill.store.statistics import note_candidates
 
 _READ_EVERY = 1.0  # seconds
 _NOTE_EVERY = 60.0
@@ -24,7 +25,9 @@ class Outlook:
     """
 
     def __init__(self, redis: Redis, upstream: str) -> None:
-        self._reader = StatisticsReader(redis, upstream)
+        self._redis = redis
+        self._upstream = upstream
+        self._reader = HealthReader(redis, upstream)
         self._watched: dict[str, float] = {}  # model -> when it was watched last (monotonic)
         self._noted: dict[str, float] = {}  # model -> when the fleet was told last that it is a candidate
         self._news = asyncio.Event()
@@ -50,12 +53,15 @@ class Outlook:
                     await self._news.wait()
 
     async def refresh(self) -> None:
-        """Read how the watched models do, in one round trip."""
+        """Read how the watched models do, in one round trip; now and then tell the fleet which they are."""
         now = time.monotonic()
         self._watched = {model: at for model, at in self._watched.items() if now - at < _FORGET_AFTER}
+        self._noted = {model: at for model, at in self._noted.items() if now - at < _NOTE_EVERY}
         models = tuple(self._watched)
-        note = [model for model in models if now - self._noted.get(model, -_NOTE_EVERY) >= _NOTE_EVERY]
-        health = await self._reader.health(models, note=note) if models else {}
-        self._noted = {model: now if model in note else self._noted[model] for model in models}
+        news = [model for model in models if model not in self._noted]
+        if news:
+            await note_candidates(self._redis, self._upstream, news)
+            self._noted |= dict.fromkeys(news, now)
+        health = await self._reader.read(models) if models else {}
         if health != self.health:
             self.health = health

@@ -109,6 +109,7 @@ class WorkerProcess:
             "maintenance": self._maintenance.run(),
             "reconciliation": self._maintenance.reconcile(),
             "discovery": self._maintenance.discover(),
+            "endpoints": self._maintenance.check_endpoints(),
             "orphanhood": self._notice_orphanhood(),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
