@@ -19,10 +19,12 @@ from batchmill.cli.cancel import cancel
 from batchmill.cli.check import check
 from batchmill.cli.errors import OutputClosedError
 from batchmill.cli.limits import limits
+from batchmill.cli.models import models
 from batchmill.cli.pause import pause
 from batchmill.cli.results import results
 from batchmill.cli.resume import resume
 from batchmill.cli.retry import retry
+from batchmill.cli.route import route
 from batchmill.cli.run import run
 from batchmill.cli.simulate import simulate
 from batchmill.cli.status import status
@@ -68,7 +70,7 @@ def cli(debug: bool) -> None:
 _COMMANDS = (
     *(run, submit, worker, status, results, cancel, retry),
     *(budgets, limits, breakers, pause, resume, audit),
-    *(simulate, check),
+    *(models, route, simulate, check),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -40,6 +40,8 @@ AUTO = "auto"
 
 def matches(patterns: Patterns, model: str) -> bool:
     """Whether one of the patterns is the model's id; `*` stands for any letters, `?` for one."""
+    if isinstance(patterns, str):  # whose letters are no patterns: a "*" among them would match everything
+        patterns = (patterns,)
     return any(_compiled(pattern).fullmatch(model) for pattern in patterns)
 
 

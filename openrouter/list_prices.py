@@ -13,6 +13,7 @@ BLEND: Final = (3, 1)
 """Prompt tokens to completion tokens of the blended price, which is a custom of comparisons and no fact of the API."""
 
 _WIDE: Final = Context(prec=60)  # a rate has up to 40 digits
+_DIGITS: Final = 3
 _KEPT: Final = 2048  # prices: a catalogue has about 500
 
 
@@ -70,3 +71,11 @@ def _listed(rate: Rate, share: Decimal | None, units: int) -> Decimal | None:
     if not isinstance(rate, Decimal) or share is None:
         return None
     return _WIDE.multiply(_WIDE.multiply(rate, share), units)
+
+
+def usd_text(usd: Decimal) -> str:
+    """Return dollars as they are compared: cents at least, and three digits that count where it is less."""
+    if usd == 0 or usd >= 1:
+        return f"${usd:,.2f}"
+    shown = f"{Context(prec=_DIGITS).plus(usd):f}"
+    return f"${shown.rstrip('0') if len(shown) > len('0.00') else shown}".ljust(len("$0.00"), "0")

@@ -130,4 +130,4 @@ def _told(error: msgspec.ValidationError) -> tuple[str, str]:
     expected = _EXPECTED.match(text)
     kinds = expected[1].split(" | ") if expected else []
     words = [_KINDS.get(kind, "a number") for kind in kinds if kind != "null"]
-    return place, " or ".join(dict.fromkeys(words)) or "of another value"
+    return place, " or ".join(dict.fromkeys(words)) or "a number"

@@ -13,7 +13,8 @@ from batchmill.config.strategy import Strategy
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
 from batchmill.openrouter.money import to_nano
 from batchmill.producer.errors import InputError
-from batchmill.producer.lines import Conditions, check_fallbacks
+from batchmill.producer.lines import Conditions, Wish
+from batchmill.producer.own_members import make_wish
 from batchmill.producer.pricing import Pricer
 from batchmill.store import policy
 from batchmill.store.catalogue import models_of
@@ -37,19 +38,18 @@ def conditions_of(
     return Conditions(project=project, priority=turn, max_cost=None if max_cost is None else _nano_of(max_cost))
 
 
-def wishes_of(fallback: Iterable[str], strategy: Strategy | str | None) -> tuple[tuple[str, ...], Strategy | None]:
-    """Return a batch's own fallbacks and strategy as values. Raises InputError."""
+def wish_of_batch(fallback: Iterable[str], strategy: Strategy | str | None) -> Wish | None:
+    """Return a batch's own fallbacks and strategy as a value, None for none. Raises InputError."""
     if isinstance(fallback, str):
         raise InputError("fallback is a list of models or aliases, not one string")
-    models = tuple(fallback)
     try:
-        check_fallbacks(models)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    try:
-        return models, None if strategy is None else Strategy(strategy)
+        order = None if strategy is None else Strategy(strategy)
     except ValueError:
         raise InputError(f"no strategy {strategy!r}; there are {', '.join(Strategy)}") from None
+    try:
+        return make_wish(tuple(fallback), order)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -> Pricer:

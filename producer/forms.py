@@ -37,7 +37,7 @@ from batchmill.producer.fields import (
 )
 from batchmill.producer.identities import Identities
 from batchmill.producer.lines import BadLine, InputOptions, Request, Wish
-from batchmill.producer.own_members import OWN, batch_wish, check_openrouter, is_live, wish_of
+from batchmill.producer.own_members import OWN, check_openrouter, is_live, models_of, wish_of
 from batchmill.producer.usual import usual_request
 
 _BATCH_FORM = ("method", "url", "body")
@@ -66,7 +66,7 @@ def _closer_look(line: bytes, number: int, options: InputOptions, seen: Identiti
         found = _from_batch_form(members, options) if in_batch_form else _from_bare_form(line, members, options)
     except RefusedError as refused:
         return BadLine(number, refused.code, refused.param, refused.message, custom_id)
-    return Request(number, known_as, found.model, found.body, found.wish, found.live)
+    return Request(number, known_as, found.model, found.body, found.wish, found.live, found.models)
 
 
 def request_of(custom_id: str, body: bytes, number: int, options: InputOptions) -> Request | BadLine:
@@ -76,7 +76,7 @@ def request_of(custom_id: str, body: bytes, number: int, options: InputOptions) 
         found = _read(body, members, options, "")
     except RefusedError as refused:
         return BadLine(number, refused.code, refused.param, refused.message, custom_id)
-    return Request(number, custom_id, found.model, found.body, found.wish, found.live)
+    return Request(number, custom_id, found.model, found.body, found.wish, found.live, found.models)
 
 
 def parse_text_line(line: bytes, number: int, options: InputOptions) -> Request | BadLine:
@@ -90,7 +90,7 @@ def parse_text_line(line: bytes, number: int, options: InputOptions) -> Request 
     parts = [b'"model":' + _encode(model), _user_message(_encode(prompt))]
     if options.max_tokens is not None:
         parts.append(_max_tokens(options.max_tokens))
-    return Request(number, f"line-{number}", model, _object(parts), batch_wish(options))
+    return Request(number, f"line-{number}", model, _object(parts), options.wish)
 
 
 def _refuse_result(members: Members) -> None:
@@ -122,6 +122,7 @@ class _Found(msgspec.Struct, frozen=True):
     body: bytes
     wish: Wish | None
     live: bool
+    models: tuple[str, ...]
 
 
 def _from_batch_form(members: Members, options: InputOptions) -> _Found:
@@ -159,9 +160,14 @@ def _read(
     check_settings(body, prefix)
     if options.speaks_openrouter:
         check_openrouter(body, prefix)
-    wish, live = wish_of(body, prefix, options), is_live(body, prefix)
     gone = (unsent or set()) | (OWN & body.keys())
-    return _Found(model, _completed(written, body, model, options, gone, messages), wish, live)
+    return _Found(
+        model,
+        _completed(written, body, model, options, gone, messages),
+        wish_of(body, prefix, options),
+        is_live(body, prefix),
+        models_of(body),
+    )
 
 
 def _completed(

@@ -31,29 +31,6 @@ def check_fallbacks(models: tuple[str, ...]) -> None:
             raise ValueError(f"'{AUTO}' can't be a fallback; let the line's model be '{AUTO}'")
 
 
-class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a file of lines is read. Raises ValueError for a value that could never be meant."""
-
-    form: Form = "auto"  # auto is read as jsonl; `form_of` tells it from a file's name
-    model: str | None = None  # for lines that name no model
-    max_tokens: int | None = None  # for lines that set neither max_tokens nor max_completion_tokens
-    fallback: tuple[str, ...] = ()  # for lines that name no fallback_models
-    strategy: Strategy | None = None  # for lines that name none
-    limit: int | None = None  # only so many lines from the front, good or bad; blank ones don't count
-    max_lines: int = MAX_LINES
-    max_line_bytes: int = MAX_LINE_BYTES  # without the line's end
-    speaks_openrouter: bool = True  # so that `models` and `provider` are what OpenRouter means by them
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "limit", "max_lines", "max_line_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.model is not None and not self.model.strip():
-            raise ValueError("model must not be empty")
-        check_fallbacks(self.fallback)
-
-
 class Requirements(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a line requires of the model that answers it. Prices in USD for a million tokens, context in tokens."""
 
@@ -77,6 +54,27 @@ class Wish(msgspec.Struct, frozen=True):
     members: bytes = b""
 
 
+class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file of lines is read. Raises ValueError for a value that could never be meant."""
+
+    form: Form = "auto"  # auto is read as jsonl; `form_of` tells it from a file's name
+    model: str | None = None  # for lines that name no model
+    max_tokens: int | None = None  # for lines that set neither max_tokens nor max_completion_tokens
+    wish: Wish | None = None  # for lines that name no fallback_models, or no strategy
+    limit: int | None = None  # only so many lines from the front, good or bad; blank ones don't count
+    max_lines: int = MAX_LINES
+    max_line_bytes: int = MAX_LINE_BYTES  # without the line's end
+    speaks_openrouter: bool = True  # so that `models` and `provider` are what OpenRouter means by them
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "limit", "max_lines", "max_line_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.model is not None and not self.model.strip():
+            raise ValueError("model must not be empty")
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     """Whose work a batch is, whose turn it is, and what it may cost. No part of its content."""
 
@@ -94,6 +92,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     body: bytes
     wish: Wish | None = None
     live: bool = False  # its tokens are to be seen while they come
+    models: tuple[str, ...] = ()  # OpenRouter's own fallbacks: any of them may answer, too
 
 
 class Priced(msgspec.Struct, frozen=True):

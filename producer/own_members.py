@@ -9,7 +9,6 @@ A null counts as missing. What a line does not name, its batch may (`InputOption
 """
 
 import re
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -17,13 +16,14 @@ import msgspec
 from batchmill.config.spelling import nearest
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.capabilities import check_capability
-from batchmill.openrouter.options import fault_in_models, fault_in_provider
+from batchmill.openrouter.options import fault_in_models, fault_in_provider, models_in
 from batchmill.producer.fields import Members, absent, kind_of, refuse
 from batchmill.producer.lines import InputOptions, Requirements, Wish, check_fallbacks
 
 OWN: Final = frozenset({"fallback_models", "strategy", "requirements", "stream_to"})
 
 _TRUE, _FALSE = b"true", b"false"
+_REQUIREMENTS = Requirements.__struct_fields__
 _PRICES = ("max_input_price", "max_output_price")
 _PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`")
@@ -37,7 +37,7 @@ _decode_requirements = msgspec.json.Decoder(Requirements).decode
 
 def wish_of(body: Members, prefix: str, options: InputOptions) -> Wish | None:
     """Return what the body, and for what it does not name the batch, says of who may answer it; None for nothing."""
-    batch = batch_wish(options)
+    batch = options.wish
     if OWN.isdisjoint(body):
         return batch
     fallbacks = _fallbacks_of(body, f"{prefix}fallback_models")
@@ -46,19 +46,22 @@ def wish_of(body: Members, prefix: str, options: InputOptions) -> Wish | None:
     if batch is not None:
         fallbacks = batch.fallbacks if fallbacks is None else fallbacks
         strategy = strategy or batch.strategy
-    if not fallbacks and strategy is None and requirements is None:
-        return None
-    written = _written(fallbacks or (), strategy)
-    if requirements is not None:
-        written.append(b'"requirements":' + bytes(body["requirements"]))
-    return Wish(fallbacks or (), strategy, requirements, b",".join(written))
+    wish = make_wish(fallbacks or (), strategy)
+    if requirements is None:
+        return wish
+    members = [*([wish.members] if wish else []), b'"requirements":' + bytes(body["requirements"])]
+    return Wish(fallbacks or (), strategy, requirements, b",".join(members))
 
 
-def batch_wish(options: InputOptions) -> Wish | None:
-    """Return what a batch says for lines that say nothing."""
-    if not options.fallback and options.strategy is None:
-        return None
-    return _batch_wish(options.fallback, options.strategy)
+def make_wish(fallbacks: tuple[str, ...], strategy: Strategy | None) -> Wish | None:
+    """Return them as a value, None for nothing. Raises ValueError for models that can't be fallbacks.
+
+    Its members are written in one way whatever a line's looked like, so that alike lines are alike.
+    """
+    check_fallbacks(fallbacks)
+    members = [b'"fallback_models":' + _encode(fallbacks)] if fallbacks else []
+    members += [b'"strategy":' + _encode(strategy)] if strategy else []
+    return Wish(fallbacks, strategy, None, b",".join(members)) if members else None
 
 
 def is_live(body: Members, prefix: str) -> bool:
@@ -71,23 +74,20 @@ def is_live(body: Members, prefix: str) -> bool:
     return raw == _TRUE
 
 
+def models_of(body: Members) -> tuple[str, ...]:
+    """Return OpenRouter's own fallbacks, `models`; none where it is something else."""
+    try:
+        return models_in(body["models"]) if "models" in body else ()
+    except msgspec.ValidationError:
+        return ()
+
+
 def check_openrouter(body: Members, prefix: str) -> None:
     """What OpenRouter alone understands, `models` and `provider`: it is sent as it is, but for what can't be right."""
     for name, fault_in in (("models", fault_in_models), ("provider", fault_in_provider)):
         fault = None if name not in body else fault_in(body[name])
         if fault is not None:
             refuse(f"{prefix}{fault.param}", f"{fault.param} must be {fault.reason}.")
-
-
-@lru_cache(maxsize=64)
-def _batch_wish(fallbacks: tuple[str, ...], strategy: Strategy | None) -> Wish:
-    return Wish(fallbacks, strategy, None, b",".join(_written(fallbacks, strategy)))
-
-
-def _written(fallbacks: tuple[str, ...], strategy: Strategy | None) -> list[bytes]:
-    """Return the members that say so, in one way whatever the line's looked like: so that alike lines are alike."""
-    members = [b'"fallback_models":' + _encode(fallbacks)] if fallbacks else []
-    return members + ([b'"strategy":"%s"' % strategy.value.encode()] if strategy else [])
 
 
 def _fallbacks_of(body: Members, param: str) -> tuple[str, ...] | None:
@@ -99,7 +99,7 @@ def _fallbacks_of(body: Members, param: str) -> tuple[str, ...] | None:
     except msgspec.ValidationError:
         refuse(param, "fallback_models must be an array of strings, each a model's id or an alias.")
     except ValueError as error:
-        refuse(param, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        refuse(param, _sentence(error))
     if not fallbacks:
         refuse(param, "fallback_models names no model; leave it out for none.")
     return fallbacks
@@ -115,8 +115,7 @@ def _strategy_of(body: Members, param: str) -> Strategy | None:
     try:
         return Strategy(word)
     except ValueError:
-        hint = nearest(word, tuple(Strategy))
-        refuse(param, f"strategy must be one of {', '.join(Strategy)}{hint}.")
+        refuse(param, _sentence(f"no strategy is named '{word}'{nearest(word, tuple(Strategy))}"))
 
 
 def _requirements_of(body: Members, param: str) -> Requirements | None:
@@ -133,7 +132,7 @@ def _requirements_of(body: Members, param: str) -> Requirements | None:
         try:
             check_capability(word)
         except ValueError as error:
-            refuse(f"{param}.needs", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            refuse(f"{param}.needs", _sentence(error))
     for name in _PRICES:
         price = getattr(found, name)
         if price is not None and not (price.is_finite() and price >= 0):
@@ -144,10 +143,14 @@ def _requirements_of(body: Members, param: str) -> Requirements | None:
 def _refuse_requirement(problem: str, param: str) -> None:
     unknown = _UNKNOWN.search(problem)
     if unknown:
-        hint = nearest(unknown[1], Requirements.__struct_fields__)
-        refuse(param, f"requirements has no member '{unknown[1]}'{hint}.")
+        refuse(param, _sentence(f"no requirement is named '{unknown[1]}'{nearest(unknown[1], _REQUIREMENTS)}"))
     place = _PLACE.search(problem)
     name = place[1] if place else ""
     expected = _EXPECTED.match(problem)
     what = _NUMBERS.get(expected[1], "an array of strings") if expected else "an array of strings"
     refuse(f"{param}.{name}", f"{name} must be {what}.")
+
+
+def _sentence(words: ValueError | str) -> str:
+    text = str(words)
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"

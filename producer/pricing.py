@@ -12,16 +12,13 @@ A line under no budget is never refused for what it may cost, where the upstream
 
 import msgspec
 
-from batchmill.config.policy import Policy
-from batchmill.openrouter.bounds import Reading, read_body, with_max_tokens
+from batchmill.config.policy import Policy, Routing
+from batchmill.openrouter.bounds import Reading, bound_of, read_body, with_max_tokens
 from batchmill.producer.lines import BadLine, Conditions, Priced, Request
 from batchmill.producer.routes import Router
 from batchmill.producer.tariffs import Refusal, Tariff, Tariffs
 from batchmill.store.catalogue import Models
 from batchmill.store.model import Terms
-
-_NAMES_MODELS = b'"models"'
-_ESCAPE = b"\\u00"  # a key may be written with escapes
 
 
 class Pricer:
@@ -37,32 +34,41 @@ class Pricer:
         self.conditions = conditions
         self._tariffs = Tariffs(models, policy, conditions, strict=strict)
         self._router = Router(self._tariffs, today=today)
+        self._names = self._router.names
         self._terms: dict[str, Terms] = {}
+        self._accepted: set[str] = set()  # models whose lines run whatever is in them
+
+    @property
+    def routing(self) -> Routing:
+        """What the policy says about routing."""
+        return self._tariffs.policy.routing
 
     def check(self, request: Request) -> Request | BadLine:
         """Return the line when it can be run, else why not; as cheaply as that can be told."""
-        plain = not self._router.routes(request) and not _may_name_models(request.body)
-        if plain and self._tariffs.of(request.model).free:
+        if request.model in self._accepted and request.wish is None and not request.models:
             return request
         priced = self.price(request)
-        return priced if isinstance(priced, BadLine) else request
+        if isinstance(priced, BadLine):
+            return priced
+        tariff = self._tariffs.of(request.model)
+        if not priced.fares and tariff.unlimited and tariff.ceiling is not None:
+            self._accepted.add(request.model)
+        return request
 
     def price(self, request: Request) -> Priced | BadLine:
         """Return the line with its bound, or why it can't be run."""
-        if self._router.routes(request):
+        if (request.wish is not None or request.model in self._names) and self._router.routes(request):
             return self._route(request)
-        reading = read_body(request.body)
+        reading, body = read_body(request.body), request.body
         tariff, group = self._tariffs.of(request.model), request.model
         if reading.models:
-            tariff = self._tariffs.of_all(request.model, reading.models)
-            group = " ".join((request.model, *reading.models))
-        reading, body = _limited(request.body, reading, tariff)
-        found = tariff.bound(reading)
+            tariff, group = self._together(request.model, reading.models)
+        if reading.output is None:
+            reading, body = _limited(reading, body, tariff)
+        found = bound_of(reading, tariff.facts, tariff.rates) if tariff.unlimited else tariff.bound(reading)
         if isinstance(found, Refusal):
             return BadLine(request.number, found.code, found.param, found.message, request.custom_id)
-        if group not in self._terms:
-            self._terms[group] = self._make_terms(tariff)
-        return Priced(request.custom_id, request.model, body, found.nano, found.tokens, group, live=request.live)
+        return Priced(request.custom_id, request.model, body, found.nano, found.tokens, group, (), request.live)
 
     def terms(self, group: str) -> Terms:
         """Return what goes for all lines of a group."""
@@ -70,6 +76,13 @@ class Pricer:
         if terms is None:
             terms = self._terms[group] = self._make_terms(self._tariffs.of(group))
         return terms
+
+    def _together(self, model: str, others: tuple[str, ...]) -> tuple[Tariff, str]:
+        """Return the tariff and the group of lines that any of the models may answer."""
+        tariff, group = self._tariffs.of_all(model, others), " ".join((model, *others))
+        if group not in self._terms:
+            self._terms[group] = self._make_terms(tariff)
+        return tariff, group
 
     def _route(self, request: Request) -> Priced | BadLine:
         found = self._router.resolve(request)
@@ -90,14 +103,8 @@ class Pricer:
         )
 
 
-def _may_name_models(body: bytes) -> bool:
-    return _NAMES_MODELS in body or _ESCAPE in body
-
-
-def _limited(body: bytes, reading: Reading, tariff: Tariff) -> tuple[Reading, bytes]:
-    """Return the body with a limit for its answer, as far as any is known, and what is in it."""
-    if reading.output is not None:
-        return reading, body
+def _limited(reading: Reading, body: bytes, tariff: Tariff) -> tuple[Reading, bytes]:
+    """Return the body with a limit for its answer, as far as any is known, and what is in it then."""
     limit = tariff.default_output(reading)
     if limit is None:
         return reading, body

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from batchmill.config.settings import Settings, load
 from batchmill.config.strategy import Strategy
 from batchmill.producer import ending, intake
-from batchmill.producer.conditions import conditions_of, pricer_for, wishes_of
+from batchmill.producer.conditions import conditions_of, pricer_for, wish_of_batch
 from batchmill.producer.input import InputOptions, form_of
 from batchmill.producer.intake import Submission
 from batchmill.producer.lines import Conditions
@@ -125,13 +125,11 @@ class Producer:
         which order models are tried where several may answer. Raises InputError, which names lines and fields.
         """
         conditions = conditions_of(max_cost, priority, project)
-        fallbacks, order = wishes_of(fallback, strategy)
         options = InputOptions(
             form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
             model=model,
             max_tokens=max_tokens,
-            fallback=fallbacks,
-            strategy=order,
+            wish=wish_of_batch(fallback, strategy),
             limit=limit,
             speaks_openrouter=self._settings.speaks_openrouter,
             max_lines=self._settings.input.max_lines,

@@ -20,6 +20,7 @@ import msgspec
 from batchmill.config.policy import AUTO, Alias
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.bounds import Reading, read_body, with_max_tokens
+from batchmill.openrouter.features import dear_model
 from batchmill.openrouter.splices import without_model
 from batchmill.producer.lines import BadLine, Request, Wish
 from batchmill.producer.tariffs import Refusal, Tariff, Tariffs
@@ -35,6 +36,10 @@ _DIGEST_BYTES = 4
 _TOLD = 3  # reasons in a refusal
 _MAX_KEPT = 4096  # of what is worked out for similar lines
 _NO_WISH = Wish()
+_BRIEF = {
+    "model_excluded": "excluded by exclude_models of [routing]",
+    "no_price": "no usable price is known for it",
+}
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
@@ -57,20 +62,23 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class Router:
-    """Resolves the lines of one batch; what it finds out for one is kept for those like it."""
+    """Resolves the lines of one batch; what it finds out for one is kept for those like it.
+
+    `names` are the words for a model that are none.
+    """
 
     def __init__(self, tariffs: Tariffs, *, today: str = "", health: Mapping[str, ModelHealth] | None = None) -> None:
         self._tariffs = tariffs
         self._policy = tariffs.policy
         self._today = today
         self._health = health or {}
-        self._names = frozenset((AUTO, *(alias.name for alias in self._policy.aliases)))
+        self.names = frozenset((AUTO, *(alias.name for alias in self._policy.aliases)))
         self._chosen: dict[tuple[Needs, Strategy], tuple[tuple[str, ...], tuple[Considered, ...]]] = {}
         self._routes: dict[object, tuple[str, Terms]] = {}
 
     def routes(self, request: Request) -> bool:
         """Whether the line does not simply go to the model that it names."""
-        if request.model in self._names:
+        if request.model in self.names:
             return True
         wish = request.wish
         return wish is not None and (bool(wish.fallbacks) or wish.requirements is not None)
@@ -85,7 +93,7 @@ class Router:
         fit: list[tuple[_Named, Tariff]] = []
         for named in self._named(request, needs, strategy, unfit_ones):
             tariff = self._tariffs.of_all(named.model, reading.models)
-            reason = self._unfit(tariff, needs)
+            reason = self._unfit(tariff, named.model, needs)
             if reason is None:
                 fit.append((named, tariff))
             else:
@@ -114,7 +122,7 @@ class Router:
         wish = request.wish or _NO_WISH
         if wish.strategy is not None:
             return wish.strategy
-        if wish.fallbacks or request.model not in self._names:
+        if wish.fallbacks or request.model not in self.names:
             return Strategy.ORDER
         alias = self._policy.alias(request.model)
         return (alias and alias.strategy) or self._policy.routing.strategy
@@ -136,7 +144,7 @@ class Router:
             unfit_ones += [each for each in considered if each.model not in models]
             yield from map(_Named, models)
             return
-        alias = self._policy.alias(word) if word in self._names else None
+        alias = self._policy.alias(word) if word in self.names else None
         yield from (_Named(word),) if alias is None else _weighted(alias)
 
     def _choose(self, needs: Needs, strategy: Strategy) -> tuple[tuple[str, ...], tuple[Considered, ...]]:
@@ -156,9 +164,12 @@ class Router:
             found = self._chosen[needs, strategy] = (tuple(facts.id for facts in models), considered)
         return found
 
-    def _unfit(self, tariff: Tariff, needs: Needs) -> str | None:
+    def _unfit(self, tariff: Tariff, model: str, needs: Needs) -> str | None:
         if tariff.refusal is not None:
-            return tariff.refusal.message
+            return _BRIEF.get(tariff.refusal.code, tariff.refusal.message)
+        dear = None if tariff.narrowest is None else dear_model(model)
+        if dear is not None:
+            return f"nothing bounds what a line costs there: {dear.reason}"
         return unfit(tariff.answering[0], needs, self._policy.routing, today=self._today)
 
     def _route(

@@ -18,7 +18,6 @@ from batchmill.openrouter.bounds import (
     max_price,
     unbounded,
 )
-from batchmill.openrouter.features import dear_model
 from batchmill.openrouter.models import ModelFacts, find_model
 from batchmill.openrouter.money import to_usd
 from batchmill.openrouter.prices import decode_price
@@ -57,8 +56,9 @@ class Refusal(msgspec.Struct, frozen=True):
 class Tariff(msgspec.Struct, frozen=True):
     """What goes for all lines of one model, or of those that OpenRouter's `models` names beside it.
 
-    `ceiling` is None when a price is unknown; `narrowest` the budget with the lowest limit, None when none covers the
-    lines; `refusal` why none of them can run.
+    `ceiling` is None when a price is unknown, `rates` then that of nothing; `narrowest` the budget with the lowest
+    limit, None when none covers the lines; `refusal` why none of them can run; `unlimited` whether they run whatever
+    they may cost.
     """
 
     model: str
@@ -69,11 +69,13 @@ class Tariff(msgspec.Struct, frozen=True):
     max_price: bytes | None
     narrowest: Cap | None
     refusal: Refusal | None = None
+    rates: Ceiling = _NO_PRICE
+    unlimited: bool = False
 
-    @property
-    def free(self) -> bool:
-        """Whether a line is accepted whatever it may cost."""
-        return self.refusal is None and self.narrowest is None and self.ceiling is not None
+    def __post_init__(self) -> None:
+        if self.ceiling is not None:
+            msgspec.structs.force_setattr(self, "rates", self.ceiling)
+        msgspec.structs.force_setattr(self, "unlimited", self.refusal is None and self.narrowest is None)
 
     def default_output(self, reading: Reading) -> int | None:
         """Return the limit for an answer that has none: one that all models which may answer take; None if unknown."""
@@ -86,12 +88,11 @@ class Tariff(msgspec.Struct, frozen=True):
         """Return what a call of a line costs at most, or why the line can't be run."""
         if self.refusal is not None:
             return self.refusal
-        ceiling = self.ceiling or _NO_PRICE
-        found = bound_of(reading, self.facts, ceiling)
+        found = bound_of(reading, self.facts, self.rates)
         cap = self.narrowest
         if cap is None:
             return found
-        blame = unbounded(found, reading, self.facts, ceiling) or dear_model(self.model)
+        blame = unbounded(found, reading, self.facts, self.rates)
         if blame is not None:
             return Refusal("unbounded", blame.param, _unbounded(blame, cap))
         if found.nano > cap.limit:
@@ -179,7 +180,7 @@ class Tariffs:
             facts,
             tuple(each.facts for each in tariffs),
             ceiling,
-            first.pricing,
+            first.pricing if len({each.pricing for each in tariffs}) == 1 else None,  # nobody knows whose it will be
             max_price(ceiling) if ceiling is not None and whole and first.max_price else None,
             first.narrowest,
             refusal,

@@ -13,7 +13,6 @@ from batchmill.openrouter.options import FallbackModels, ProviderOptions
 from batchmill.producer.fields import MAX_CUSTOM_ID_BYTES, MAX_DEPTH, POSITIVE_INTEGER, Message
 from batchmill.producer.identities import Identities
 from batchmill.producer.lines import MAX_MODEL_BYTES, InputOptions, Request
-from batchmill.producer.own_members import batch_wish
 
 _NULL: Final = msgspec.Raw(b"null")
 _NO_STREAM: Final = (_NULL, msgspec.Raw(b"false"))
@@ -58,7 +57,8 @@ def usual_request(line: bytes, number: int, options: InputOptions, seen: Identit
         return None
     if not _usable(envelope.custom_id, body, options) or not seen.add(envelope.custom_id):
         return None
-    return Request(number, envelope.custom_id, body.model, bytes(envelope.body), batch_wish(options))
+    models = tuple(body.models) if body.models else ()
+    return Request(number, envelope.custom_id, body.model, bytes(envelope.body), options.wish, False, models)
 
 
 def _usable(custom_id: str, body: _Body, options: InputOptions) -> bool:

@@ -5,9 +5,12 @@ bad, those that do best as far as anybody knows under `performance` and `availab
 Preferred models that fit get their places first. Which of the few answers is decided for each call, see `strategies`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -26,20 +29,25 @@ from batchmill.routing.needs import Needs
 from batchmill.routing.performance import answer_ms
 from batchmill.routing.scores import success_rate, until_success_ms
 
-TOLD: Final = 5  # refused models whose reason is told
+TOLD: Final = 5  # reasons for which models were refused, each with the cheapest of them
 
 _STEPS = 50  # success rates are compared in steps of 2 points
 _KEPT = 2048  # prices: a catalogue has about 500
 _ANY = ("*",)
+_UNITS_OF_A_NANO = 1_000_000_000
 _UNKNOWN_COST = 1 << 62  # sorts last
 
 Score = tuple[bool, float, int]
+_Refused = tuple[bool, int, str, str]  # by the policy, likely cost, model, reason
 
 
 class _Rates(msgspec.Struct, frozen=True):
-    prompt: Decimal
-    completion: Decimal
-    request: Decimal
+    """Whole units of 10^-18 USD for one token or call."""
+
+    prompt: int
+    completion: int
+    request: int
+    free: bool
 
 
 def choose(
@@ -51,29 +59,45 @@ def choose(
     *,
     today: str = "",
 ) -> tuple[tuple[ModelFacts, ...], tuple[Considered, ...]]:
-    """Return the candidates, best first, and the reasons: theirs, and those of the cheapest that were refused.
+    """Return the candidates, best first, and the reasons: theirs, and the first few for which others were refused.
 
-    No candidate when nothing fits; then the reasons tell why. `today` is a date, YYYY-MM-DD in UTC. Similar lines get
-    the same answer: ask with `needs.rounded` and keep it as long as models, health and routing are the same.
+    Each of those comes with the cheapest model that it holds for, and what lies in the line before what lies in the
+    policy. No candidate when nothing fits; then the reasons tell why. `today` is a date, YYYY-MM-DD in UTC.
+
+    Similar lines get the same answer: ask with `needs.rounded` and keep it as long as models, health and routing are
+    the same.
     """
     capped = _capped(needs, routing)
     fit: list[tuple[tuple[bool, Score, str], ModelFacts]] = []
-    refused: list[tuple[bool, int, str, str]] = []
+    refused: list[_Refused] = []
     for facts in models.values():
         cost = likely_cost(facts.pricing, needs)
-        unwanted = _unwanted(facts, routing, cost)
+        unwanted = _unwanted(facts, routing)
         reason = unwanted or unfit(facts, capped, routing, today=today)
         if reason is None and cost is not None:
             preferred = bool(routing.prefer_models) and matches(routing.prefer_models, facts.id)
             fit.append(((not preferred, _score(strategy, health.get(facts.id), cost), facts.id), facts))
         elif reason is not None:
             refused.append((unwanted is not None, _UNKNOWN_COST if cost is None else cost, facts.id, reason))
-    fit.sort()
-    chosen = tuple(facts for _, facts in fit[: routing.auto_candidates])
+    chosen = tuple(facts for _, facts in nsmallest(routing.auto_candidates, fit, key=itemgetter(0)))
     return chosen, (
         *(Considered(facts.id, _why(facts, len(fit), needs, health.get(facts.id))) for facts in chosen),
-        *(Considered(model, reason) for _, _, model, reason in sorted(refused)[:TOLD]),
+        *_told(refused),
     )
+
+
+def _told(refused: list[_Refused]) -> list[Considered]:
+    """Return the first few reasons, each once."""
+    held = Counter(reason for _, _, _, reason in refused)
+    first: dict[str, str] = {}
+    for _, _, model, reason in sorted(refused):
+        first.setdefault(reason, model)
+        if len(first) == TOLD:
+            break
+    return [
+        Considered(model, reason if held[reason] == 1 else f"{reason} (so for {held[reason] - 1:,} more)")
+        for reason, model in first.items()
+    ]
 
 
 def likely_cost(pricing: bytes, needs: Needs) -> int | None:
@@ -85,28 +109,35 @@ def likely_cost(pricing: bytes, needs: Needs) -> int | None:
     rates = _rates(pricing)
     if rates is None:
         return None
-    usd = rates.prompt * needs.prompt + rates.completion * needs.likely_output + rates.request
-    return int((usd * NANO).to_integral_value(rounding=ROUND_CEILING))
+    units = rates.prompt * needs.prompt + rates.completion * needs.likely_output + rates.request
+    return -(-units // _UNITS_OF_A_NANO)
 
 
 @lru_cache(maxsize=_KEPT)
 def _rates(pricing: bytes) -> _Rates | None:
-    """Return USD for one token or call; None when a rate that every call needs is unknown."""
+    """Return the rates that every call needs; None when one of them is unknown."""
     price = list_price(pricing)
     if price.input is None or price.output is None or price.price.base.request is None:
         return None
-    return _Rates(price.input / MILLION, price.output / MILLION, price.request or Decimal(0))
+    return _Rates(
+        _units(price.input / MILLION), _units(price.output / MILLION), _units(price.request or Decimal(0)), price.free
+    )
 
 
-def _unwanted(facts: ModelFacts, routing: Routing, cost: int | None) -> str | None:
+def _units(usd: Decimal) -> int:
+    return int((usd * NANO * _UNITS_OF_A_NANO).to_integral_value(rounding=ROUND_CEILING))
+
+
+def _unwanted(facts: ModelFacts, routing: Routing) -> str | None:
     """Return why "auto" may not choose a model whatever the line is; None when it may."""
     if routing.auto_models != _ANY and not matches(routing.auto_models, facts.id):
         return "not among auto_models of [routing]"
     if is_alias(facts):
         return "it stands for a model that changes, and its price with it"
-    if cost is None:
+    rates = _rates(facts.pricing)
+    if rates is None:
         return "no usable price is known for it"
-    if not routing.auto_free and list_price(facts.pricing).free:
+    if not routing.auto_free and rates.free:
         return "it is free, with daily caps, and auto_free of [routing] is off"
     return None
 

@@ -35,15 +35,11 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     answers: int = 1
     capabilities: frozenset[str] = frozenset()
     thoughtless: bool = False  # thinking is switched off
+    likely_output: int = LIKELY_OUTPUT  # over all answers
     min_context: int | None = None
     max_input_price: Decimal | None = None
     max_output_price: Decimal | None = None
     exclude_models: Patterns = ()
-
-    @property
-    def likely_output(self) -> int:
-        """Tokens that are likely to come back, over all answers."""
-        return min(self.output or LIKELY_OUTPUT, LIKELY_OUTPUT) * self.answers
 
 
 class _Message(msgspec.Struct):
@@ -94,13 +90,16 @@ def needs_of(body: bytes) -> Needs:
     except UNREADABLE:
         return Needs(prompt=size // BYTES_PER_TOKEN, worst=size + TEMPLATE_TOKENS)
     text = size - foreign
+    output = max(asked.max_tokens or 0, asked.max_completion_tokens or 0) or None
+    answers = max(asked.n or 1, 1)
     return Needs(
         prompt=text // BYTES_PER_TOKEN + count * IMAGE_TOKENS,
         worst=text + count * IMAGE_TOKENS + TEMPLATE_TOKENS,
-        output=max(asked.max_tokens or 0, asked.max_completion_tokens or 0) or None,
-        answers=max(asked.n or 1, 1),
+        output=output,
+        answers=answers,
         capabilities=frozenset(words),
         thoughtless=_is_thoughtless(asked),
+        likely_output=min(output or LIKELY_OUTPUT, LIKELY_OUTPUT) * answers,
     )
 
 

@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import Final
 
 from batchmill.openrouter.money import to_usd
-from batchmill.routing.health import ModelHealth
+from batchmill.routing.health import FOR_EVER, ModelHealth
 
-NOTHING_KNOWN: Final = "nothing is known of it yet, so it is tried"
+NOTHING_KNOWN: Final = "nothing is known yet of how it does"
+PROBED: Final = "its breaker lets a few probes through"
 
 _MS = 1000
 _SECOND = 1
@@ -22,9 +23,8 @@ _CENT = Decimal("0.01")
 
 def of_health(health: ModelHealth) -> str:
     """Return what is known of how a model does: what the fleet saw, else what its endpoints state."""
-    if health.calls:
-        return seen(health)
-    return stated(health) or NOTHING_KNOWN
+    known = seen(health) if health.calls else stated(health) or NOTHING_KNOWN
+    return f"{known}; {PROBED}" if health.half_open else known
 
 
 def seen(health: ModelHealth) -> str:
@@ -32,7 +32,8 @@ def seen(health: ModelHealth) -> str:
     calls = f"{health.calls:,} call" if health.calls == 1 else f"{health.calls:,} calls"
     over = f"{calls} in {window(health.seconds)}" if health.seconds else calls
     took = f"over {over}" if health.latency_ms is None else f"{seconds(health.latency_ms)} median over {over}"
-    return f"{took}, {percent((health.calls - health.failures) / health.calls)} succeed"
+    limited = f", {health.limited:,} more met a limit of the upstream" if health.limited else ""
+    return f"{took}, {percent((health.calls - health.failures) / health.calls)} succeed{limited}"
 
 
 def stated(health: ModelHealth) -> str | None:
@@ -49,6 +50,8 @@ def stated(health: ModelHealth) -> str | None:
 
 def of_breaker(until: int) -> str:
     """Return that a model's breaker is open, and until when (ms of the Redis clock)."""
+    if until >= FOR_EVER:
+        return "an operator tripped its breaker, so it comes last"
     at = datetime.fromtimestamp(until / _MS, UTC).strftime("%H:%M:%S")
     return f"its breaker is open until {at} UTC, so it comes last"
 
@@ -65,7 +68,7 @@ def dollars(nano: int) -> str:
 
 
 def seconds(ms: float) -> str:
-    """Return milliseconds as people read them: 340 ms, 0.8 s would be 800 ms, 12 s."""
+    """Return milliseconds as seconds: 0.34 s, 1.2 s, 12 s."""
     took = ms / _MS
     return f"{took:.2f} s" if took < _SECOND else f"{took:.1f} s" if took < _TEN_SECONDS else f"{took:.0f} s"
 

@@ -89,11 +89,11 @@ class Selection(msgspec.Struct, frozen=True):
         return f"{sum(self.left_out.values()):,} left out: {told}"
 
     def advice(self) -> str:
-        """Return which single criterion would have to go for there to be any; empty when none would do."""
+        """Return in words how many there would be without a single criterion; empty when none alone is to blame."""
         if self.found or not self.alone:
             return ""
-        criterion, count = max(self.alone.items(), key=lambda part: part[1])
-        return f"without the criterion {criterion} there would be {count:,}"
+        parts = sorted(self.alone.items(), key=lambda part: (-part[1], part[0]))
+        return "there would be " + ", ".join(f"{count:,} without {criterion}" for criterion, count in parts)
 
 
 def select(

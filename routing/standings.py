@@ -72,8 +72,8 @@ def picture_of(strategy: Strategy, standings: Sequence[Standing], estimates: Seq
         reachable = tiers[:1] if strategy is Strategy.COST else tiers
         explorable = [place for tier in reachable for place in tier if place not in groups[0]]
     considered = [
-        Considered(each.model, _words(strategy, each, estimate))
-        for each, estimate in zip(standings, estimates, strict=True)
+        Considered(each.model, _words(strategy, place, each, estimate))
+        for place, (each, estimate) in enumerate(zip(standings, estimates, strict=True))
     ]
     return Picture(groups, explorable, shut, considered)
 
@@ -148,9 +148,19 @@ def _reason(candidate: Candidate, health: ModelHealth, preferred: bool) -> str:
     return "; ".join([*parts, "preferred"] if preferred else parts)
 
 
-def _words(strategy: Strategy, standing: Standing, estimate: int | None) -> str:
+def _words(strategy: Strategy, place: int, standing: Standing, estimate: int | None) -> str:
+    """Return why a candidate has its place: what the strategy goes by, and how the model does."""
     if standing.open:
         return reasons.of_breaker(standing.open)
-    if strategy is Strategy.COST:
-        return f"{reasons.of_estimate(estimate)}; {standing.reason}"
+    match strategy:
+        case Strategy.ORDER:
+            return f"number {place + 1} of those named; {standing.reason}"
+        case Strategy.COST:
+            return f"{reasons.of_estimate(estimate)}; {standing.reason}"
+        case Strategy.PERFORMANCE if standing.took_ms is None:
+            return f"{standing.reason}; taken to be as quick as the quickest"
+        case Strategy.ROUND_ROBIN:
+            return f"each in turn; {standing.reason}"
+        case Strategy.WEIGHTED:
+            return f"by weight and success; {standing.reason}"
     return standing.reason

@@ -18,6 +18,7 @@ from batchmill.config.policy import (
     Policy,
     PriceRule,
     Project,
+    Routing,
     check_name,
     decode_policy,
     encode_policy,
@@ -296,3 +297,9 @@ def test_a_limit_is_exact_in_nano_dollars_and_in_lua(usd: Decimal) -> None:
     limit = Budget(name="b", limit_usd=usd).limit
     assert Decimal(limit) / 1_000_000_000 == usd
     assert int(float(limit)) == limit
+
+
+def test_a_pattern_without_a_list_is_one_pattern() -> None:
+    assert matches("openai/*", "openai/gpt-4o")
+    assert not matches("openai/*", "google/gemini")
+    assert not matches(Routing(exclude_models="openai/*").exclude_models, "google/gemini")
