@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_with_its_field(members: dict[str, Any], param: st
 
 
 def test_openrouters_own_options_pass_as_they_are() -> None:
-    provider = {
+    provider: dict[str, Any] = {
         "order": ["openai"],
         "only": ["openai", "azure"],
         "ignore": None,
