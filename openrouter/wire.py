@@ -6,7 +6,9 @@ costs that field and not the answer.
 
 import types
 import typing
+from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -175,17 +177,28 @@ def salvage(raw: bytes | msgspec.Raw, kind: type[_Struct]) -> _Struct | None:
     except UNREADABLE:
         return None
     values = {}
-    for field in msgspec.structs.fields(kind):
-        if field.encode_name in table:
-            value = _salvage_value(table[field.encode_name], field.type)
+    for encoded, name, field_type in _fields(kind):
+        if encoded in table:
+            value = _salvage_value(table[encoded], field_type)
             if value is not None:
-                values[field.name] = value
+                values[name] = value
     return kind(**values)
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, Any], ...]:
+    # looked up once: a listing of which every entry has one strange field would pay for it hundreds of times
+    return tuple((field.encode_name, field.name, field.type) for field in msgspec.structs.fields(kind))
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[msgspec.Raw], Any]:
+    return msgspec.json.Decoder(kind).decode
 
 
 def _salvage_value(raw: msgspec.Raw, kind: Any) -> Any:
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _decoder(kind)(raw)
     except UNREADABLE:
         pass
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)

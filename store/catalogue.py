@@ -181,7 +181,8 @@ async def endpoints_of(
         return EndpointsSnapshot(stale_reason="no simulator is running")
     key = keys.endpoints(settings.upstream_name, model)
     stored, now = await redis.execute_command("GET", key), await now_ms(redis)
-    kept = _served(stored, now)
+    known = _unpacked(stored, _decode_served)
+    kept = _told(known, now) if known else None
     if kept is not None and kept.age_ms < max_age * 1000:
         return kept
     try:
@@ -191,9 +192,9 @@ async def endpoints_of(
         if kept is None and not settings.simulate:
             raise
         return msgspec.structs.replace(kept or EndpointsSnapshot(), stale_reason=str(error))
-    written = _encode(_Served(now, found))
-    await redis.execute_command("SET", key, written, "PX", _keep_ms(settings))
-    return _served(written, now) or EndpointsSnapshot()
+    served = _Served(now, found)
+    await redis.execute_command("SET", key, _encode(served), "PX", _keep_ms(settings))
+    return _told(served, now)
 
 
 async def _look(redis: Redis, settings: Settings) -> _Shelf:
@@ -249,9 +250,8 @@ async def _fetch(redis: Redis, settings: Settings, before: Snapshot | None) -> R
 
 
 async def _failed(redis: Redis, settings: Settings, before: Snapshot | None, reason: str) -> Refreshed:
-    failure = _encode(_Failure(await now_ms(redis), reason))
-    key = keys.catalogue_failure(settings.upstream_name)
-    await redis.execute_command("SET", key, failure, "PX", _keep_ms(settings))
+    key, failure = keys.catalogue_failure(settings.upstream_name), _Failure(await now_ms(redis), reason)
+    await redis.execute_command("SET", key, _encode(failure), "PX", _keep_ms(settings))
     return Refreshed(snapshot=msgspec.structs.replace(before or Snapshot(models={}), stale_reason=reason))
 
 
@@ -278,10 +278,7 @@ def _unpacked(stored: bytes | None, decode: Callable[[bytes], _T]) -> _T | None:
         return None
 
 
-def _served(stored: bytes | None, now: int) -> EndpointsSnapshot | None:
-    served = _unpacked(stored, _decode_served)
-    if served is None:
-        return None
+def _told(served: _Served, now: int) -> EndpointsSnapshot:
     return EndpointsSnapshot(
         endpoints=served.endpoints or (),
         fetched_at_ms=served.fetched_at_ms,

@@ -17,6 +17,7 @@ MODELS = {
     "a/free": ModelFacts("a/free", b'{"prompt":"0","completion":"0"}', 8192),
     "a/endless": ModelFacts("a/endless", PRICING),
     "a/unpriced": ModelFacts("a/unpriced", b'{"prompt":"-1","completion":"-1"}', 8192, 100),
+    "a/listed": ModelFacts("a/listed", b"{}", 8192, 100),
 }
 OWN = PriceRule(match="own/*", prompt=Decimal("0.5"), completion=Decimal(1))
 
@@ -94,6 +95,14 @@ def test_elsewhere_a_model_needs_a_price_only_under_a_budget() -> None:
     assert refused(pricer((budget("1"),), strict=False), line).code == "no_price"
     assert isinstance(pricer((budget("1", models="a/*"),), strict=False).price(line), Priced)
     assert isinstance(pricer((budget("1", project="other"),), strict=False).price(line), Priced)
+
+
+def test_a_model_that_is_listed_without_any_price_runs_elsewhere_as_one_that_is_not_listed() -> None:
+    line, by = request("a/listed"), pricer(strict=False)
+    assert priced(by, line).body == line.body
+    assert by.terms("a/listed") == Terms()
+    assert refused(pricer((budget("5"),), strict=False), line).code == "no_price"
+    assert refused(pricer(), line).code == "no_price"
 
 
 def test_an_operators_price_serves_and_wins() -> None:
