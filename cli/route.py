@@ -53,16 +53,14 @@ def route(
     echo '{"model": "auto", "prompt": "Hello"}' | batchmill route - --explain --strategy cost
     """
     from batchmill.cli.loop import run_async
-    from batchmill.producer.conditions import wishes_of
+    from batchmill.producer.conditions import wish_of_batch
     from batchmill.producer.lines import InputOptions
 
     settings = read_settings(config_file, redis_url, simulate=simulate)
-    fallbacks, order = wishes_of(fallback, strategy)
     options = InputOptions(
         model=model,
         max_tokens=max_tokens,
-        fallback=fallbacks,
-        strategy=order,
+        wish=wish_of_batch(fallback, strategy),
         speaks_openrouter=settings.speaks_openrouter,
     )
     request = _read(source, number, options)

@@ -21,8 +21,8 @@ from batchmill.routing.health import ModelHealth
 from batchmill.routing.needs import needs_of
 from batchmill.routing.strategies import Preferred, Ranking, rank
 from batchmill.store.clock import now_ms
+from batchmill.store.health import health_of
 from batchmill.store.model import Fare, Road, Route, Terms
-from batchmill.store.statistics import health_of
 
 SAMPLE: Final = 1000
 """Lines of which it is told how many go first to each candidate; a share is exact to that."""
