@@ -40,7 +40,7 @@ def input_options(command: _Command) -> _Command:
         click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N lines."),
         click.option(
             "--strategy",
-            type=click.Choice(tuple(Strategy)),
+            type=click.Choice([strategy.value for strategy in Strategy]),
             help="In which order models are tried where several may answer a line.",
         ),
         click.option(
