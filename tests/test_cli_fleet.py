@@ -150,3 +150,17 @@ def test_a_command_that_is_none_is_a_wrong_use(desk: Desk) -> None:
     assert "see `batchmill run --help`" in option.err
     assert "Usage: batchmill" in desk.run().err
     assert desk.run("--version").out.startswith("batchmill")
+
+
+def test_a_batch_may_name_fallbacks_and_a_strategy(desk: Desk) -> None:
+    desk.write("prompts.jsonl", 2)
+    plain = desk.run("submit", "prompts.jsonl").out
+    wishes = ("--fallback", "openai/gpt-4o", "--fallback", "openai/gpt-4o-mini", "--strategy", "cost")
+    routed = desk.run("submit", "prompts.jsonl", *wishes)
+    assert routed.code == 0
+    assert routed.out != plain
+    assert desk.run("submit", "prompts.jsonl", *wishes).out == routed.out
+    wrong = desk.run("submit", "prompts.jsonl", "--fallback", "auto")
+    assert wrong.code != 0
+    assert "can't be a fallback" in wrong.err
+    assert "cost" in desk.run("submit", "prompts.jsonl", "--strategy", "cheap").err
