@@ -46,7 +46,7 @@ class ListPrice(msgspec.Struct, frozen=True, kw_only=True):
         """Whether neither tokens nor the call cost anything, at any time."""
         rates = [self.price.base, *(override.rates for override in self.price.overrides)]
         named = [rate for one in rates for rate in (one.prompt, one.completion, one.request)]
-        return self.input == 0 and all(rate == 0 or rate is msgspec.UNSET for rate in named)
+        return all(rate == 0 or rate is msgspec.UNSET for rate in named)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -157,7 +157,7 @@ def _of_abilities(wanted: Filter) -> list[tuple[str, _Check]]:
     if unwanted := frozenset(wanted.without_tags):
         checks.append(("unwanted tag", lambda item: unwanted.isdisjoint(item.tags)))
     if wanted.free is not None:
-        checks.append(("free", lambda item: item.price.free is wanted.free))
+        checks.append(("free", lambda item: item.free is wanted.free))
     return checks
 
 

@@ -23,6 +23,7 @@ class Item(msgspec.Struct, frozen=True, eq=False):
     facts: ModelFacts
     price: ListPrice
     blended: Decimal | None
+    free: bool
     capabilities: frozenset[str]
     tags: frozenset[str]
     author: str
@@ -72,6 +73,7 @@ def item_of(facts: ModelFacts) -> Item:
         facts=facts,
         price=price,
         blended=price.blended,
+        free=price.free,
         capabilities=capabilities(facts),
         tags=tags_of(facts),
         author=author_of(facts.id),

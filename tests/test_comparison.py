@@ -127,6 +127,7 @@ def test_benchmarks_tell_the_quality_and_a_proxy_says_that_it_is_one() -> None:
     assert best.item.id == "acme/one", "dearer, newer and with more context, the other is only guessed to be better"
     assert best.parts[0].words == "61.5 in Artificial Analysis intelligence index"
     assert "proxy, no benchmark" in second.parts[0].words
+    assert second.parts[0].value <= 0.7, "what is only guessed is never as good as what was measured"
     assert ranked(ONE, TWO, optimize=Optimize.QUALITY)[0] == "acme/two", "without benchmarks it goes by the proxy"
 
 
