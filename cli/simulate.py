@@ -8,7 +8,7 @@ import click
 from batchmill.cli.options import POSITIVE
 
 if TYPE_CHECKING:
-    from batchmill.openrouter.simulator import Faults, SimulatorOptions
+    from batchmill.openrouter.simulator import Faults, KeyLimit, SimulatorOptions
 
 _SHARE = click.FloatRange(0, 1)
 
@@ -35,6 +35,11 @@ _SHARE = click.FloatRange(0, 1)
     metavar="USD",
     help="Balance of the account, then 402.",
 )
+@click.option(
+    "--key-limit",
+    metavar="USD[/RESET]",
+    help="The key's own limit, e.g. 5/daily (or weekly, monthly); then 403 until it resets.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same answers and faults.")
 @click.option("--early-headers", is_flag=True, help="Send a whole answer's headers at once, its body when it is there.")
 @click.option("--record", is_flag=True, help="Keep every call for GET /_sim/calls.")
@@ -49,6 +54,7 @@ def simulate(
     rpm: int | None,
     max_in_flight: int | None,
     credits_usd: int,
+    key_limit: str | None,
     seed: int,
     early_headers: bool,
     record: bool,
@@ -75,11 +81,24 @@ def simulate(
         rpm={"*": rpm} if rpm else {},
         max_in_flight=max_in_flight,
         credits_usd=credits_usd,
+        key_limit=_key_limit(key_limit) if key_limit else None,
         early_headers=early_headers,
         record=record,
         allow_remote=allow_remote,
     )
     return run_async(_serve(options, host, port, until_stdin_closes=until_stdin_closes))
+
+
+def _key_limit(text: str) -> "KeyLimit":
+    import msgspec
+
+    from batchmill.openrouter.simulator import KeyLimit
+
+    usd, _, reset = text.partition("/")
+    try:
+        return msgspec.convert({"limit_usd": usd, "reset": reset or None}, KeyLimit)
+    except msgspec.ValidationError:
+        raise click.UsageError(f"--key-limit {text}: write USD or USD/RESET, e.g. 5/daily") from None
 
 
 def _faults(fail_rate: float, faults: tuple[str, ...]) -> "Faults":

@@ -1,5 +1,6 @@
 """A stand-in for OpenRouter on loopback: real prices, usage, latencies, faults, rate caps and streams."""
 
+from batchmill.openrouter.simulator.account import KeyLimit
 from batchmill.openrouter.simulator.books import CallRecord, Stats
 from batchmill.openrouter.simulator.faults import FaultKind, Faults, ModelFaults
 from batchmill.openrouter.simulator.latency import REALISTIC
@@ -11,6 +12,7 @@ __all__ = [
     "CallRecord",
     "FaultKind",
     "Faults",
+    "KeyLimit",
     "ModelFaults",
     "Simulator",
     "SimulatorOptions",
