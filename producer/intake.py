@@ -99,7 +99,8 @@ class _Content:
 
     def __init__(self, upstream: str, options: InputOptions, *, skip_invalid: bool) -> None:
         self._hash = blake2b(digest_size=16, person=b"batchmill")
-        self._hash.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
+        facts = [upstream, options.model, options.max_tokens, skip_invalid]
+        self._hash.update(msgspec.json.encode([*facts, "live"] if options.live else facts))
 
     def take(self, lines: list[Request | BadLine]) -> None:
         self._hash.update(b"".join([_encode(line) for line in lines]))
@@ -200,7 +201,9 @@ async def _stage(
         while chunk := await asyncio.to_thread(_take, lines, content, pricer.price):
             for line in chunk:
                 if isinstance(line, Priced):
-                    buffers.add(line.model, Line(index, line.custom_id, line.body, line.bound, line.tokens))
+                    buffers.add(
+                        line.model, Line(index, line.custom_id, line.body, line.bound, line.tokens, live=options.live)
+                    )
                     if buffers.full(line.model, sizes.get(line.model, 1)):
                         await add(line.model)
                     while buffers.total > _BUFFER_BYTES:

@@ -21,6 +21,7 @@ class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None  # only so many lines from the front, good or bad; blank ones don't count
     max_lines: int = MAX_LINES
     max_line_bytes: int = MAX_LINE_BYTES  # without the line's end
+    live: bool = False  # every line has live tokens, whether it asks for them or not
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "limit", "max_lines", "max_line_bytes"):
