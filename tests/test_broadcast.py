@@ -233,6 +233,23 @@ async def test_a_call_that_is_given_up_leaves_word_and_what_it_told(redis: Redis
     assert run.generation == "gen-1"
 
 
+@pytest.mark.parametrize(("provider", "ends"), [("OpenAI", True), ("Google", False), (None, True)])
+async def test_a_call_that_no_hanging_up_would_stop_is_not_hung_up(
+    redis: Redis, settings: Settings, provider: str | None, ends: bool
+) -> None:
+    run = run_of()
+
+    async def speaks(say: Callable[[bytes], Awaitable[None]]) -> Outcome:
+        assert run.streamed
+        await say(chunk({"content": "Hel"}, provider=provider))
+        await say(chunk({"content": "lo"}))
+        assert run.streamed is ends
+        return OK
+
+    async with on_air(redis, settings) as broadcaster:
+        assert await send(broadcaster, run, speaks, "gen-head") is OK
+
+
 async def test_the_generation_is_known_before_the_first_words(redis: Redis, settings: Settings) -> None:
     run = run_of(live_line=False)
     refused = failure(Retry.BACKOFF)

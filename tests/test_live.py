@@ -26,7 +26,7 @@ from .fleet_helpers import gather, lines
 from .test_worker_process import at_work, settings_for
 from .waiting import wait_until
 
-LONG = {"mean_output_tokens": 200}
+LONG: dict[str, Any] = {"mean_output_tokens": 200}
 PROVIDER_THAT_STOPS = "openai/gpt-4o-mini"
 
 

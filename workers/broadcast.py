@@ -16,6 +16,7 @@ from batchmill.config.settings import Settings, StreamSettings
 from batchmill.openrouter.bounds import read_body
 from batchmill.openrouter.client import Upstream
 from batchmill.openrouter.outcomes import Answer, Outcome
+from batchmill.openrouter.stream import NEVER_STOP
 from batchmill.openrouter.wire import cost_of, decode_completion, tokens_of
 from batchmill.store import live
 from batchmill.store.connection import OUTAGE
@@ -206,13 +207,15 @@ async def stream(upstream: Upstream, broadcaster: Broadcaster, run: LineRun, bod
     """
     run.streamed = True
     call = broadcaster.open(run, run.hold.id, model) if run.line.live and run.hold else None
-    outcome = None
+    outcome, first = None, True
 
     def begun(generation: str) -> None:
         run.generation = generation
 
     async def listen(chunk: bytes) -> None:
-        if run.generation is None or b'"usage"' in chunk:
+        nonlocal first
+        if first or b'"usage"' in chunk:
+            first = False
             _learn(run, chunk)
         if call is not None:
             broadcaster.say(call, chunk)
@@ -238,10 +241,11 @@ async def _last_words(broadcaster: Broadcaster, call: LiveCall) -> None:
 
 
 def _learn(run: LineRun, chunk: bytes) -> None:
-    """Keep what a chunk tells of the call: its generation id (in every one), what it used (in the last)."""
+    """Keep what a chunk tells of the call: who answers, and its generation id (in each), what it used (in the last)."""
     told = decode_completion(chunk)
     if told is None:
         return
     run.generation = run.generation or told.id
+    run.streamed = told.provider not in NEVER_STOP  # to hang up there would save nothing, and lose the answer
     if told.usage is not None:
         run.told = Told(tokens_of(told.usage), cost_of(told.usage))
