@@ -185,7 +185,8 @@ async def test_cancelling_hangs_up_and_the_money_is_found_by_its_generation(stor
                 reconciler = Reconciler(store.redis, upstream, settings.upstream_name)
                 assert await reconciler.look() == 1
         stats = simulator.stats
-        budget = await store.redis.hgetall(keys.batch_budget(settings.upstream_name, batch.id))
+        name = keys.batch_budget(settings.upstream_name, batch.id)
+        budget = await store.redis.execute_command("HGETALL", name)
     assert result.state is LineState.CANCELLED
     assert [attempt.outcome for attempt in result.attempts] == ["abandoned"]
     assert (await batch.status()).state is BatchState.CANCELLED
