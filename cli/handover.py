@@ -23,6 +23,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     max_cost: str | None = None
     priority: str = "normal"
     project: str = "default"
+    fallback: tuple[str, ...] = ()
+    strategy: str | None = None
 
 
 async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wishes) -> Batch:
@@ -38,6 +40,8 @@ async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wi
         max_cost=wishes.max_cost,
         priority=wishes.priority,
         project=wishes.project,
+        fallback=wishes.fallback,
+        strategy=wishes.strategy,
     )
 
 

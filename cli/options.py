@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from batchmill.config.strategy import Strategy
+
 if TYPE_CHECKING:
     from batchmill.config.settings import Settings
 
@@ -36,6 +38,18 @@ def input_options(command: _Command) -> _Command:
         click.option("--fresh", is_flag=True, help="Run all lines anew, even if the same were run before."),
         click.option("--skip-invalid", is_flag=True, help="Run the good lines of an input that has bad ones."),
         click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N lines."),
+        click.option(
+            "--strategy",
+            type=click.Choice(tuple(Strategy)),
+            help="In which order models are tried where several may answer a line.",
+        ),
+        click.option(
+            "--fallback",
+            "fallback",
+            metavar="M",
+            multiple=True,
+            help="Model or alias to try next, for lines that name no fallback_models; again for more.",
+        ),
         click.option("--max-tokens", type=POSITIVE, metavar="N", help="For lines that set no limit of their own."),
         click.option("--model", "-m", metavar="M", help="For lines that name no model, e.g. openai/gpt-4o-mini."),
     ):

@@ -40,6 +40,8 @@ def run(
     out: Path | None,
     model: str | None,
     max_tokens: int | None,
+    fallback: tuple[str, ...],
+    strategy: str | None,
     limit: int | None,
     skip_invalid: bool,
     fresh: bool,
@@ -78,6 +80,8 @@ def run(
         wishes=Wishes(
             model=model,
             max_tokens=max_tokens,
+            fallback=fallback,
+            strategy=strategy,
             limit=limit,
             skip_invalid=skip_invalid,
             fresh=fresh,

@@ -24,6 +24,8 @@ def submit(
     source: str,
     model: str | None,
     max_tokens: int | None,
+    fallback: tuple[str, ...],
+    strategy: str | None,
     limit: int | None,
     skip_invalid: bool,
     fresh: bool,
@@ -50,6 +52,8 @@ def submit(
     wishes = Wishes(
         model=model,
         max_tokens=max_tokens,
+        fallback=fallback,
+        strategy=strategy,
         limit=limit,
         skip_invalid=skip_invalid,
         fresh=fresh,

@@ -7,14 +7,15 @@ for a body with more than text it is the model's whole context. Tout is the body
 that could apply, and 1 % more: `provider.max_price` gets the same margin, because a ceiling equal to the list price is
 reported to fail, so an endpoint that much dearer may serve.
 
-What makes a cost that no price names (searches, other tiers, fallbacks to other models) leaves a line `Unbounded`.
+Where a body lets other models answer, too (`models`), rates and context are the highest of all of them, see `covering`.
+What makes a cost that no price names (searches, other tiers) leaves a line `Unbounded`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from math import ceil
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -23,7 +24,7 @@ from batchmill.openrouter.features import Reading, Unbounded, read_body
 from batchmill.openrouter.models import ModelFacts
 from batchmill.openrouter.money import NANO
 from batchmill.openrouter.prices import Price, Rate
-from batchmill.openrouter.wire import UNREADABLE
+from batchmill.openrouter.splices import with_max_price, with_max_tokens
 
 __all__ = [
     "Bound",
@@ -33,6 +34,7 @@ __all__ = [
     "bound",
     "bound_of",
     "ceiling_of",
+    "covering",
     "default_output",
     "max_price",
     "read_body",
@@ -54,11 +56,6 @@ _MEDIA = (*_CACHED, "audio", "image_token")
 _COMPLETION = ("completion", "internal_reasoning", "image_output", "audio_output")
 _SEARCHES_UNASKED = re.compile(r"^perplexity/|deep-research|search-preview")
 
-_ESCAPE = b"\\u00"  # a key may be written with escapes
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_encode = msgspec.json.Encoder().encode
-
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     """The highest rates of a price in USD, margin included.
@@ -77,6 +74,9 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     list_prompt: Decimal
     list_completion: Decimal
     searches: bool = False
+
+
+_RATES: Final = tuple(name for name in Ceiling.__struct_fields__ if name != "searches")
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -120,9 +120,31 @@ def ceiling_of(price: Price) -> Ceiling | None:
     )
 
 
+def covering(answering: Sequence[tuple[ModelFacts, Ceiling]]) -> tuple[ModelFacts, Ceiling]:
+    """Return facts and ceiling that hold whichever model answers: the highest of each rate, the longest context."""
+    if len(answering) == 1:
+        return answering[0]
+    facts, ceilings = [each for each, _ in answering], [ceiling for _, ceiling in answering]
+    searching = [each for each, ceiling in answering if ceiling.searches and _SEARCHES_UNASKED.search(each.id)]
+    contexts = [each.context_length for each in facts]
+    return (
+        ModelFacts(
+            (searching or facts)[0].id,
+            facts[0].pricing,
+            None if None in contexts else max(length for length in contexts if length),
+        ),
+        Ceiling(
+            **{name: max(getattr(ceiling, name) for ceiling in ceilings) for name in _RATES},
+            searches=bool(searching),
+        ),
+    )
+
+
 def bound(body: bytes, facts: ModelFacts, ceiling: Ceiling) -> Bound | Unbounded:
-    """Return the bound of a body that says how long its answer may be, or what in it has none."""
+    """Return the bound of a body that says how long its answer may be and lets no other model answer, or its fault."""
     reading = read_body(body)
+    if reading.models:
+        return Unbounded("models", "a fallback model may cost more than the model")
     found = bound_of(reading, facts, ceiling)
     return unbounded(found, reading, facts, ceiling) or found
 
@@ -193,28 +215,6 @@ def max_price(ceiling: Ceiling) -> bytes | None:
     return f"{{{','.join(told)}}}".encode() if told else None
 
 
-def with_max_tokens(body: bytes, limit: int) -> bytes:
-    """Return a body that sets no limit (or a null) with one."""
-    text = b'"max_tokens":%d' % limit
-    if b"max_tokens" not in body and _ESCAPE not in body:
-        return _spliced(body, text)
-    members = _members(body)
-    members.pop("max_tokens", None)
-    return _spliced(_encode(members), text)
-
-
-def with_max_price(body: bytes, ceiling: bytes) -> bytes:
-    """Return what is sent: the body with `provider.max_price`; where the body names one itself, the lower one holds."""
-    if b'"provider"' not in body and _ESCAPE not in body:
-        return _spliced(body, b'"provider":{"max_price":' + ceiling + b"}")
-    members = _members(body)
-    provider = _table(members.pop("provider", None)) or {}
-    own = _table(provider.pop("max_price", None)) or {}
-    prices = own | {name: _lower(own.get(name), rate) for name, rate in _members(ceiling).items()}
-    provider["max_price"] = msgspec.Raw(_encode(prices))
-    return _spliced(_encode(members), b'"provider":' + _encode(provider))
-
-
 def _highest(rates: Iterable[Rate]) -> Decimal | None:
     """Return the highest rate and the margin; zero when none is named, None when one is unknown."""
     highest = Decimal(0)
@@ -225,35 +225,3 @@ def _highest(rates: Iterable[Rate]) -> Decimal | None:
             return None
         highest = max(highest, rate)
     return _UP.multiply(highest, _MARGIN)
-
-
-def _spliced(body: bytes, member: bytes) -> bytes:
-    head = body.rstrip()[:-1].rstrip()
-    comma = b"" if head.endswith(b"{") else b","  # no value ends so: the object is empty
-    return head + comma + member + b"}"
-
-
-def _table(raw: msgspec.Raw | None) -> dict[str, msgspec.Raw] | None:
-    if raw is None:
-        return None
-    try:
-        return _members(raw)
-    except UNREADABLE:
-        return None
-
-
-def _lower(own: msgspec.Raw | None, rate: msgspec.Raw) -> msgspec.Raw:
-    """Return the lower of two prices, each a number or a string with one; what can't be read does not count."""
-    value = _number(own)
-    highest = _number(rate)
-    return own if own is not None and value is not None and highest is not None and value < highest else rate
-
-
-def _number(raw: msgspec.Raw | None) -> Decimal | None:
-    if raw is None:
-        return None
-    try:
-        value: Any = msgspec.json.decode(raw, type=Decimal)
-    except UNREADABLE:
-        return None
-    return value if value.is_finite() and value >= 0 else None

@@ -1,4 +1,4 @@
-"""The client of the upstream: one call in, one Outcome out.
+"""The client of the upstream: one call in, one Outcome out; what is asked beside completions is in `lookups`.
 
 httpx's types over the aiohttp transport, which is called directly: `httpx.AsyncClient` costs more than the transport
 (0.5 against 0.34 ms a completion). All of httpx and aiohttp stays inside this file.
@@ -26,11 +26,10 @@ from batchmill.config.settings import Secret, UpstreamSettings
 from batchmill.config.urls import normalized_url
 from batchmill.openrouter.classify import Verdict, provider_fault
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
-from batchmill.openrouter.models import ModelFacts, decode_models
+from batchmill.openrouter.lookups import Lookups
 from batchmill.openrouter.outcomes import Billed, Failure, Fault, Outcome
 from batchmill.openrouter.replies import GENERATION_ID, SUCCESSES, Reply, judge, lost, refuse
 from batchmill.openrouter.stream import Gathering, OnChunk, follow, streaming_body
-from batchmill.openrouter.wire import GenerationInfo, KeyEnvelope, KeyInfo, decode_generation, salvage
 
 OnGeneration = Callable[[str], None]
 """Gets the id under which the upstream keeps a call; must not raise."""
@@ -75,7 +74,7 @@ class _Request(httpx.Request):
         return self._body  # type: ignore[return-value] # aiohttp takes a file as well; the transport only passes it on
 
 
-class Upstream:
+class Upstream(Lookups):
     """The HTTP API that answers, over one pool of at most `max_connections` connections.
 
     A call beyond them waits for a free connection, and that wait counts as latency: give it as many as calls in the
@@ -85,8 +84,6 @@ class Upstream:
     def __init__(self, settings: UpstreamSettings, api_key: Secret | None, *, max_connections: int) -> None:
         self._base_url = normalized_url(settings.base_url)
         self._completions = httpx.URL(f"{self._base_url}/chat/completions")
-        self._key_url = httpx.URL(f"{self._base_url}/key")
-        self._models_url = httpx.URL(f"{self._base_url}/models")
         self._timeouts = {"timeout": {"connect": settings.connect_timeout, "read": settings.read_timeout}}
         self._total = settings.total_timeout
         self._key = api_key
@@ -161,31 +158,8 @@ class Upstream:
             return _lost(_CUT_OFF, response, started, gathering.body())
         return self._judge(_gathered(response, gathering, started))
 
-    async def key(self) -> KeyInfo | None:
-        """Return what the key may spend (`GET /key`); None when the endpoint has no such call, as most have not.
-
-        Raises UpstreamRefusedError when the key is refused, UpstreamUnavailableError when there is no usable answer.
-        """
-        reply = await self._look_up(self._key_url)
-        envelope = salvage(reply.body, KeyEnvelope) if reply else None
-        return envelope.data if envelope else None
-
-    async def generation(self, generation_id: str) -> GenerationInfo | None:
-        """Return what became of a call (`GET /generation`); None while the upstream does not know it.
-
-        OpenRouter tells of a call only some seconds after its end. Raises as `key`.
-        """
-        reply = await self._look_up(httpx.URL(f"{self._base_url}/generation", params={"id": generation_id}))
-        return decode_generation(reply.body, generation_id) if reply else None
-
-    async def models(self) -> dict[str, ModelFacts]:
-        """Return the priced models by id (`GET /models`); none when the endpoint names no prices. Raises as `key`."""
-        reply = await self._look_up(self._models_url)
-        return decode_models(reply.body) if reply else {}
-
-    async def _look_up(self, url: httpx.URL) -> Reply | None:
-        """Return the answer to a GET; None when there is no such thing or no such call."""
-        reply = await self._send(_Request("GET", url, b"", self._timeouts))
+    async def _look_up(self, path: str) -> Reply | None:
+        reply = await self._send(_Request("GET", httpx.URL(f"{self._base_url}{path}"), b"", self._timeouts))
         if isinstance(reply, Failure):
             raise UpstreamUnavailableError(reply)
         if reply.status in SUCCESSES:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from batchmill.openrouter.options import models_in
 from batchmill.openrouter.wire import UNREADABLE, is_absent
 
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
@@ -46,6 +47,7 @@ class Reading(msgspec.Struct, frozen=True):
     images: int = 0
     caches: bool = False  # the body asks for caching, maybe at a dearer rate
     unbounded: Unbounded | None = None
+    models: tuple[str, ...] = ()  # OpenRouter's own fallbacks: any of them may answer
 
 
 class _Body(msgspec.Struct):
@@ -135,7 +137,6 @@ _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
 _decode_images = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_plugins = msgspec.json.Decoder(list[_Plugin]).decode
 _NO_LIMITS = (
-    ("models", "a fallback model may cost more than the model"),
     ("audio", "spoken answers have prices of their own"),
     ("prediction", "a prediction that is not met is billed beyond max_tokens"),
     ("preset", "what a preset asks for is known to OpenRouter only"),
@@ -149,7 +150,7 @@ def read_body(body: bytes) -> Reading:
         plain = _decode_plain(body)
     except UNREADABLE:
         return _read_any(body)
-    return Reading(len(body), _limit(plain), unbounded=_dear_model(plain.model or ""))
+    return Reading(len(body), _limit(plain), unbounded=dear_model(plain.model or ""))
 
 
 def _read_any(body: bytes) -> Reading:
@@ -171,6 +172,7 @@ def _read(body: bytes, asked: _Body) -> Reading:
         inputs.images,
         inputs.caches or _asks_for_caching(asked) or ((tools or inputs.parts > 0) and _mentions_caching(body)),
         _unbounded(asked, inputs),
+        models_in(asked.models),
     )
 
 
@@ -190,7 +192,7 @@ def _unbounded(asked: _Body, inputs: _Inputs) -> Unbounded | None:
         if not _is_empty(getattr(asked, name)):
             return Unbounded(name, reason)
     return (
-        _dear_model(asked.model or "")
+        _dear_models(asked)
         or _dear_tier(asked.service_tier)
         or _dear_output(asked.modalities)
         or _dear_tool(asked.tools)
@@ -211,7 +213,17 @@ def _mentions_caching(body: bytes) -> bool:
     return b"cache_" in body or _ESCAPED_ASCII.search(body) is not None
 
 
-def _dear_model(model: str) -> Unbounded | None:
+def _dear_models(asked: _Body) -> Unbounded | None:
+    """Return what no price tells of the model, or of one that may answer in its place."""
+    for model in models_in(asked.models):
+        dear = dear_model(model)
+        if dear is not None:
+            return Unbounded("models", dear.reason)
+    return dear_model(asked.model or "")
+
+
+def dear_model(model: str) -> Unbounded | None:
+    """Return what no price tells of a model with such an id."""
     if model.endswith(_DEARER_SUFFIXES):
         return Unbounded("model", f"{model.rpartition(':')[2]} may use dearer endpoints, or search the web")
     if _PRESET in model:

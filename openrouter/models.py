@@ -1,13 +1,22 @@
-"""`GET /models` as values: of each model only what a bound needs. Tolerant: an entry that can't be read is left out.
+"""`GET /models` as values: what each model is, can do and costs. Tolerant: no entry can harm another.
 
-Endpoints other than OpenRouter list their models without prices; such entries are no facts.
+listing ── one decode into types ─────────────► facts
+        └─ any field of another type ─► each entry by itself; one that fails, field by field
+
+Endpoints other than OpenRouter list their models without prices; the facts of such a model name no usable price.
+`drift.drift_of` tells what of a listing was not known or not readable here.
 """
+
+from collections.abc import Iterable
 
 import msgspec
 
+from batchmill.openrouter.replies import readable
 from batchmill.openrouter.wire import UNREADABLE, is_absent, salvage
 
 _ROUTING_SUFFIXES = (":nitro", ":floor", ":exacto", ":online")  # for any model, not in the catalogue
+_MAX_COUNT = 1 << 53  # what any reader of our MessagePack and JSON counts exactly; beyond it, it is damage
+_NO_PRICING = b"{}"
 
 
 class Reasoning(msgspec.Struct, frozen=True, array_like=True):
@@ -22,7 +31,8 @@ class Reasoning(msgspec.Struct, frozen=True, array_like=True):
 class ModelFacts(msgspec.Struct, frozen=True, array_like=True):
     """What the catalogue says of a model. `pricing` is its `pricing` object as JSON, see `prices.decode_price`.
 
-    An empty tuple or text means that nobody says. `expires` is a date, YYYY-MM-DD; `created` unix seconds.
+    An empty tuple or text means that nobody says; a `pricing` of `{}`, that no price is named. `expires` is a date,
+    YYYY-MM-DD; `created` unix seconds, 0 when nobody says.
     """
 
     id: str
@@ -45,34 +55,97 @@ class ModelFacts(msgspec.Struct, frozen=True, array_like=True):
     hugging_face_id: str | None = None
     benchmarks: bytes | None = None  # as it came (JSON); its shape is not documented
 
+    @property
+    def names_price(self) -> bool:
+        """Whether the listing names any price for it, usable or not."""
+        return self.pricing != _NO_PRICING
 
-class _TopProvider(msgspec.Struct):
+
+class TopProvider(msgspec.Struct):
+    """`top_provider`: the limits of the endpoint that is asked first."""
+
     context_length: int | None = None
     max_completion_tokens: int | None = None
+    is_moderated: bool | None = None
 
 
-class _Entry(msgspec.Struct):
+class Architecture(msgspec.Struct):
+    """`architecture`: what goes in and out; `modality` says the same in one word, as `text+image->text`."""
+
+    modality: str | None = None
+    input_modalities: list[str] | None = None
+    output_modalities: list[str] | None = None
+    tokenizer: str | None = None
+
+
+class ReasoningReport(msgspec.Struct):
+    """`reasoning`: absent on models that don't think, and on routers."""
+
+    mandatory: bool | None = None
+    default_enabled: bool | None = None
+    default_effort: str | None = None
+    supported_efforts: list[str] | None = None
+
+
+class Entry(msgspec.Struct):
+    """One model of a listing, as far as it is read; field names are those of the API (`components/model.py` of the
+    official SDK). `object` is what OpenAI's own listing has.
+    """
+
     id: str | None = None
     pricing: msgspec.Raw = msgspec.Raw()
     context_length: int | None = None
-    top_provider: _TopProvider | None = None
+    top_provider: TopProvider | None = None
+    name: str | None = None
+    description: str | None = None
+    created: int | None = None
+    canonical_slug: str | None = None
+    architecture: Architecture | None = None
+    supported_parameters: list[str] | None = None
+    reasoning: ReasoningReport | None = None
+    expiration_date: str | None = None
+    alias_target: str | None = None
+    knowledge_cutoff: str | None = None
+    hugging_face_id: str | None = None
+    benchmarks: msgspec.Raw = msgspec.Raw()
+    object: str | None = None
 
 
-_decode_entry = msgspec.json.Decoder(_Entry).decode
+class _Typed(msgspec.Struct):
+    data: list[Entry]
 
 
 class _Listing(msgspec.Struct):
     data: list[msgspec.Raw] | None = None
 
 
+class _One(msgspec.Struct):
+    data: msgspec.Raw = msgspec.Raw()
+
+
+_decode_typed = msgspec.json.Decoder(_Typed).decode
+_decode_entry = msgspec.json.Decoder(Entry).decode
+_decode_listing = msgspec.json.Decoder(_Listing).decode
+_decode_one = msgspec.json.Decoder(_One).decode
+
+
 def decode_models(listing: bytes) -> dict[str, ModelFacts]:
-    """Return the priced models of a listing by id; none for anything that is no listing."""
-    try:
-        entries = msgspec.json.decode(listing, type=_Listing).data or []
-    except UNREADABLE:
-        return {}
-    facts = (_facts(entry) for entry in entries)
+    """Return the models of a listing by id, also those that name no price; none for anything that is no listing.
+
+    An entry is a model when it has an id and a `pricing` object, or other signs of one: limits, modalities,
+    parameters, or `"object": "model"`. Never raises.
+    """
+    facts = (facts_of(entry) for entry in _entries(readable(listing)))
     return {each.id: each for each in facts if each is not None}
+
+
+def decode_model(answer: bytes) -> ModelFacts | None:
+    """Return the model of a `{"data": Model}` answer (`GET /model/{author}/{slug}`); None when there is none in it."""
+    try:
+        entry = read_entry(_decode_one(readable(answer)).data)
+    except UNREADABLE:
+        return None
+    return facts_of(entry)
 
 
 def find_model(models: dict[str, ModelFacts], model_id: str) -> ModelFacts | None:
@@ -83,21 +156,92 @@ def find_model(models: dict[str, ModelFacts], model_id: str) -> ModelFacts | Non
     return facts
 
 
-def _facts(raw: msgspec.Raw) -> ModelFacts | None:
+def raw_entries(listing: bytes) -> list[msgspec.Raw] | None:
+    """Return the entries of a listing as they came; None when it is no listing."""
     try:
-        entry: _Entry | None = _decode_entry(raw)
+        return _decode_listing(listing).data
     except UNREADABLE:
-        entry = salvage(raw, _Entry)
-    if entry is None or not entry.id or is_absent(entry.pricing) or not bytes(entry.pricing).startswith(b"{"):
         return None
-    provider = entry.top_provider or _TopProvider()
+
+
+def read_entry(raw: msgspec.Raw) -> Entry | None:
+    """Return one entry, without those of its fields that have another type; None when it is no JSON object."""
+    try:
+        return _decode_entry(raw)
+    except UNREADABLE:
+        return salvage(raw, Entry)
+
+
+def facts_of(entry: Entry | None) -> ModelFacts | None:
+    """Return what an entry says of its model; None when it is none."""
+    if entry is None or not entry.id:
+        return None
+    pricing = bytes(entry.pricing)
+    if not pricing.startswith(b"{"):
+        if not _is_model(entry):
+            return None
+        pricing = _NO_PRICING
+    provider = entry.top_provider or TopProvider()
+    inputs, outputs = _modalities(entry.architecture)
     return ModelFacts(
         entry.id,
-        bytes(entry.pricing),
+        pricing,
         _positive(entry.context_length or provider.context_length),
         _positive(provider.max_completion_tokens),
+        entry.name or "",
+        entry.description or "",
+        _positive(entry.created) or 0,
+        entry.canonical_slug or "",
+        inputs,
+        outputs,
+        (entry.architecture.tokenizer or None) if entry.architecture else None,
+        tuple(entry.supported_parameters or ()),
+        _reasoning(entry.reasoning),
+        provider.is_moderated,
+        entry.expiration_date or None,
+        entry.alias_target or None,
+        entry.knowledge_cutoff or None,
+        entry.hugging_face_id or None,
+        None if is_absent(entry.benchmarks) else bytes(entry.benchmarks),
+    )
+
+
+def _entries(listing: bytes) -> Iterable[Entry | None]:
+    try:
+        return _decode_typed(listing).data
+    except UNREADABLE:
+        return map(read_entry, raw_entries(listing) or ())
+
+
+def _is_model(entry: Entry) -> bool:
+    signs = (entry.context_length, entry.top_provider, entry.architecture, entry.supported_parameters)
+    return entry.object == "model" or any(sign is not None for sign in signs)
+
+
+def _modalities(architecture: Architecture | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if architecture is None:
+        return (), ()
+    inputs, outputs = tuple(architecture.input_modalities or ()), tuple(architecture.output_modalities or ())
+    before, arrow, after = (architecture.modality or "").partition("->")
+    if arrow:
+        return inputs or _words(before), outputs or _words(after)
+    return inputs, outputs
+
+
+def _words(modality: str) -> tuple[str, ...]:
+    return tuple(word for word in modality.split("+") if word)
+
+
+def _reasoning(report: ReasoningReport | None) -> Reasoning | None:
+    if report is None:
+        return None
+    return Reasoning(
+        bool(report.mandatory),
+        report.default_enabled,
+        tuple(report.supported_efforts or ()),
+        report.default_effort or None,
     )
 
 
 def _positive(count: int | None) -> int | None:
-    return count if count is not None and count > 0 else None
+    return count if count is not None and 0 < count <= _MAX_COUNT else None

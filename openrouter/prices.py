@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from batchmill.openrouter.wire import UNREADABLE
+
 Rate = Decimal | None | UnsetType
 
 # wide enough for every product and sum of a readable rate and a token count, so that no bill is ever rounded
@@ -105,7 +107,7 @@ def decode_price(pricing: bytes | msgspec.Raw) -> Price:
     """Read a `pricing` object from its JSON text. Whatever can't be read becomes an unknown rate, never an error."""
     try:
         return price_of(_decoder.decode(pricing))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return price_of({})
 
 

@@ -197,12 +197,12 @@ def _salvage_value(raw: msgspec.Raw, kind: Any) -> Any:
     return None
 
 
-def _salvage_list(raw: msgspec.Raw, kind: type[msgspec.Struct]) -> list[msgspec.Struct] | None:
+def _salvage_list(raw: msgspec.Raw, kind: Any) -> list[Any] | None:
     try:
         items = msgspec.json.decode(raw, type=list[msgspec.Raw])
     except UNREADABLE:
         return None
-    return [item for item in (salvage(each, kind) for each in items) if item is not None]
+    return [item for item in (_salvage_value(each, kind) for each in items) if item is not None]
 
 
 def decode_generation(body: bytes, generation_id: str) -> GenerationInfo | None:

@@ -1,16 +1,19 @@
 """On what conditions lines run, as callers say it; and the prices and budgets that they meet at that moment."""
 
 import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 from redis.asyncio import Redis
 
 from batchmill.config.policy import check_limit
 from batchmill.config.settings import Settings
+from batchmill.config.strategy import Strategy
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
 from batchmill.openrouter.money import to_nano
 from batchmill.producer.errors import InputError
-from batchmill.producer.lines import Conditions
+from batchmill.producer.lines import Conditions, check_fallbacks
 from batchmill.producer.pricing import Pricer
 from batchmill.store import policy
 from batchmill.store.catalogue import models_of
@@ -34,6 +37,21 @@ def conditions_of(
     return Conditions(project=project, priority=turn, max_cost=None if max_cost is None else _nano_of(max_cost))
 
 
+def wishes_of(fallback: Iterable[str], strategy: Strategy | str | None) -> tuple[tuple[str, ...], Strategy | None]:
+    """Return a batch's own fallbacks and strategy as values. Raises InputError."""
+    if isinstance(fallback, str):
+        raise InputError("fallback is a list of models or aliases, not one string")
+    models = tuple(fallback)
+    try:
+        check_fallbacks(models)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    try:
+        return models, None if strategy is None else Strategy(strategy)
+    except ValueError:
+        raise InputError(f"no strategy {strategy!r}; there are {', '.join(Strategy)}") from None
+
+
 async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -> Pricer:
     """Return what prices lines at this moment. Raises InputError when nobody can tell prices that must be known.
 
@@ -48,7 +66,8 @@ async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -
         ) from error
     in_force = await policy.live(redis, settings.upstream_name)
     rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
-    return Pricer(models, rules, conditions, strict=settings.speaks_openrouter)
+    today = datetime.now(UTC).date().isoformat()
+    return Pricer(models, rules, conditions, strict=settings.speaks_openrouter, today=today)
 
 
 def _nano_of(max_cost: Decimal | str | int) -> int:

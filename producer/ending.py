@@ -1,23 +1,24 @@
 """Cancelling a batch, and trying its failed lines again."""
 
 import secrets
-from collections import Counter, defaultdict
+from collections import Counter
 
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
+from batchmill.producer.buffers import Buffers
 from batchmill.producer.conditions import pricer_for
 from batchmill.producer.errors import InputError
-from batchmill.producer.lines import BadLine, Conditions, Request
+from batchmill.producer.forms import request_of
+from batchmill.producer.lines import BadLine, Conditions, InputOptions, Request
 from batchmill.producer.pricing import Pricer
 from batchmill.store import batches, lanes
 from batchmill.store.lanes import Ending
-from batchmill.store.model import BatchState, BatchStatus, Line, LineState, cancelled_line
+from batchmill.store.model import BatchState, BatchStatus, LineState, Result, cancelled_line
 from batchmill.store.records import Recording, follow, record
-from batchmill.store.staging import BatchFacts, Staging, shard_size
+from batchmill.store.staging import BatchFacts, Staging
 
 _DAY = 86_400
-_SHARD_BYTES = 1 << 20
 _LEASE = 10.0  # seconds to record the lines of one shard; if we die, a worker does it after this
 
 
@@ -80,26 +81,33 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
 
 
 async def _stage_failed(redis: Redis, status: BatchStatus, staging: Staging, pricer: Pricer) -> Counter[str]:
-    """Stage the failed lines that can be sent again, in shards; return how many there are, by model."""
-    size = shard_size(status.failed)
-    lines: dict[str, list[Line]] = defaultdict(list)
+    """Stage the failed lines that can be sent again, in shards; return how many there are, by the model they name."""
     counts: Counter[str] = Counter()
+    buffers = Buffers(staging, pricer, status.models)
     async for entry in follow(redis, status.id, wait=False):
         failed = entry.result
         if failed is None or failed.state is not LineState.FAILED or failed.request is None:
             continue
-        own = lines[failed.model]
-        own.append(_priced(failed.custom_id, failed.model, failed.request, counts.total(), pricer))
-        counts[failed.model] += 1
-        if len(own) == size or sum(len(line.body) for line in own) > _SHARD_BYTES:
-            await staging.add(failed.model, lines.pop(failed.model), pricer.terms(failed.model))
-    for model, own in lines.items():
-        await staging.add(model, own, pricer.terms(model))
+        request = _handed_in(failed, counts.total())
+        priced = pricer.price(request)
+        if isinstance(priced, BadLine):
+            raise _unable(priced)
+        await buffers.add(priced, counts.total())
+        counts[request.model] += 1
+    await buffers.flush()
     return counts
 
 
-def _priced(custom_id: str, model: str, body: bytes, index: int, pricer: Pricer) -> Line:
-    line = pricer.price(Request(index, custom_id, model, body))
-    if isinstance(line, BadLine):
-        raise InputError(f"{custom_id} can't be run again: {line.message}")
-    return Line(index, custom_id, line.body, line.bound, line.tokens)
+def _handed_in(failed: Result, index: int) -> Request:
+    """Return the request of a failed line; a routed one says in its body what it said of its models, and goes anew."""
+    body = failed.request or b""
+    if failed.routed is None:
+        return Request(index, failed.custom_id, failed.model, body)
+    request = request_of(failed.custom_id, body, index, InputOptions())
+    if isinstance(request, BadLine):
+        raise _unable(request)
+    return request
+
+
+def _unable(line: BadLine) -> InputError:
+    return InputError(f"{line.custom_id} can't be run again: {line.message}")

@@ -8,10 +8,11 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from batchmill.producer.lines import MAX_MODEL_BYTES
+
 Members = dict[str, msgspec.Raw]
 
 MAX_CUSTOM_ID_BYTES: Final = 512
-MAX_MODEL_BYTES: Final = 256
 MAX_DEPTH: Final = 128  # far below where Python's JSON readers give up, however deep the caller's own stack is
 
 URLS: Final = ("/v1/chat/completions", "/chat/completions")  # the second is Azure's
@@ -89,7 +90,7 @@ def members_of(line: bytes) -> Members:
     try:
         members = _MEMBERS.decode(line)
     except msgspec.ValidationError:
-        refuse(None, f"Each line must be a JSON object, not {_kind(line.strip())}.")
+        refuse(None, f"Each line must be a JSON object, not {kind_of(line.strip())}.")
     except msgspec.DecodeError as error:
         refuse(None, f"{_NOT_JSON} {_explain(line, str(error))}", "invalid_json_line")
     except RecursionError:
@@ -112,7 +113,7 @@ def custom_id_of(members: Members) -> str | None:
         return None
     raw = bytes(members["custom_id"])
     if not raw.startswith(b'"'):
-        refuse("custom_id", f"custom_id must be a string, not {_kind(raw)}.")
+        refuse("custom_id", f"custom_id must be a string, not {kind_of(raw)}.")
     custom_id = _STRING.decode(raw)
     size = len(custom_id.encode())
     if not 1 <= size <= MAX_CUSTOM_ID_BYTES:
@@ -148,7 +149,7 @@ def body_of(members: Members) -> tuple[bytes, Members]:
     """Return the body of a line in OpenAI's batch form: its bytes and its members."""
     raw = bytes(members["body"])
     if not raw.startswith(b"{"):
-        refuse("body", f"Body must be a JSON object, not {_kind(raw)}.")
+        refuse("body", f"Body must be a JSON object, not {kind_of(raw)}.")
     return raw, _MEMBERS.decode(raw)
 
 
@@ -161,7 +162,7 @@ def model_of(body: Members, default: str | None, prefix: str) -> str:
         return default
     raw = bytes(body["model"])
     if not raw.startswith(b'"'):
-        refuse(param, f"Model must be a string, not {_kind(raw)}.")
+        refuse(param, f"Model must be a string, not {kind_of(raw)}.")
     model = _STRING.decode(raw)
     if not model.strip():
         refuse(param, "Model must not be empty.")
@@ -177,7 +178,7 @@ def check_messages(body: Members, prefix: str) -> None:
         refuse(param, "Messages parameter is required.")
     raw = bytes(body["messages"])
     if not raw.startswith(b"["):
-        refuse(param, f"Messages must be an array, not {_kind(raw)}.")
+        refuse(param, f"Messages must be an array, not {kind_of(raw)}.")
     try:
         messages = _MESSAGES.decode(raw)
     except msgspec.ValidationError as error:
@@ -199,7 +200,7 @@ def check_settings(body: Members, prefix: str) -> None:
                 "streaming_unsupported",
             )
         if stream not in (b"false", _NULL):
-            refuse(f"{prefix}stream", f"stream must be a boolean, not {_kind(stream)}.")
+            refuse(f"{prefix}stream", f"stream must be a boolean, not {kind_of(stream)}.")
     for name in TOKEN_LIMITS:
         if not absent(body, name) and not POSITIVE_INTEGER.fullmatch(body[name]):
             refuse(f"{prefix}{name}", f"{name} must be a positive integer.")
@@ -209,7 +210,7 @@ def prompt_of(members: Members) -> bytes:
     """Return the prompt of a line in the prompt form, as a JSON string."""
     raw = bytes(members["prompt"])
     if not raw.startswith(b'"'):
-        refuse("prompt", f"prompt must be a string, not {_kind(raw)}.")
+        refuse("prompt", f"prompt must be a string, not {kind_of(raw)}.")
     check_prompt(_STRING.decode(raw))
     return raw
 
@@ -220,7 +221,8 @@ def check_prompt(prompt: str) -> None:
         refuse("prompt", "The prompt is empty.")
 
 
-def _kind(raw: bytes) -> str:
+def kind_of(raw: bytes) -> str:
+    """Return what a JSON value is, in words."""
     return _KINDS.get(raw[:1].decode(), "a number")
 
 

@@ -36,7 +36,8 @@ from batchmill.producer.fields import (
     text_of,
 )
 from batchmill.producer.identities import Identities
-from batchmill.producer.lines import BadLine, InputOptions, Request
+from batchmill.producer.lines import BadLine, InputOptions, Request, Wish
+from batchmill.producer.own_members import OWN, batch_wish, check_openrouter, is_live, wish_of
 from batchmill.producer.usual import usual_request
 
 _BATCH_FORM = ("method", "url", "body")
@@ -62,13 +63,20 @@ def _closer_look(line: bytes, number: int, options: InputOptions, seen: Identiti
         if custom_id is None and in_batch_form:
             missing("custom_id")
         known_as = _claim(custom_id or f"line-{number}", seen)
-        if in_batch_form:
-            model, body = _from_batch_form(members, options)
-        else:
-            model, body = _from_bare_form(line, members, options)
+        found = _from_batch_form(members, options) if in_batch_form else _from_bare_form(line, members, options)
     except RefusedError as refused:
         return BadLine(number, refused.code, refused.param, refused.message, custom_id)
-    return Request(number, known_as, model, body)
+    return Request(number, known_as, found.model, found.body, found.wish, found.live)
+
+
+def request_of(custom_id: str, body: bytes, number: int, options: InputOptions) -> Request | BadLine:
+    """Return the request of a body that was handed in before."""
+    try:
+        members = members_of(body)
+        found = _read(body, members, options, "")
+    except RefusedError as refused:
+        return BadLine(number, refused.code, refused.param, refused.message, custom_id)
+    return Request(number, custom_id, found.model, found.body, found.wish, found.live)
 
 
 def parse_text_line(line: bytes, number: int, options: InputOptions) -> Request | BadLine:
@@ -82,7 +90,7 @@ def parse_text_line(line: bytes, number: int, options: InputOptions) -> Request 
     parts = [b'"model":' + _encode(model), _user_message(_encode(prompt))]
     if options.max_tokens is not None:
         parts.append(_max_tokens(options.max_tokens))
-    return Request(number, f"line-{number}", model, _object(parts))
+    return Request(number, f"line-{number}", model, _object(parts), batch_wish(options))
 
 
 def _refuse_result(members: Members) -> None:
@@ -107,32 +115,53 @@ def _claim(custom_id: str, seen: Identities) -> str:
     return custom_id
 
 
-def _from_batch_form(members: Members, options: InputOptions) -> tuple[str, bytes]:
+class _Found(msgspec.Struct, frozen=True):
+    """What was read: the body without what is not sent, and what that said."""
+
+    model: str
+    body: bytes
+    wish: Wish | None
+    live: bool
+
+
+def _from_batch_form(members: Members, options: InputOptions) -> _Found:
     for name in _BATCH_FORM:
         if absent(members, name):
             missing(name)
     check_method(members)
     check_url(members)
     written, body = body_of(members)
-    model = model_of(body, options.model, "body.")
-    check_messages(body, "body.")
-    check_settings(body, "body.")
-    return model, _completed(written, body, model, options)
+    return _read(written, body, options, "body.")
 
 
-def _from_bare_form(line: bytes, members: Members, options: InputOptions) -> tuple[str, bytes]:
-    model = model_of(members, options.model, "")
+def _from_bare_form(line: bytes, members: Members, options: InputOptions) -> _Found:
     unsent = {"custom_id"} & members.keys()
     messages = None
-    if "prompt" not in members:
-        check_messages(members, "")
-    elif "messages" in members:
-        refuse("prompt", "Give either 'prompt' or 'messages', not both.")
-    else:
+    if "prompt" in members:
+        if "messages" in members:
+            refuse("prompt", "Give either 'prompt' or 'messages', not both.")
         messages = _user_message(prompt_of(members))
         unsent.add("prompt")
-    check_settings(members, "")
-    return model, _completed(line.strip(), members, model, options, unsent, messages)
+    return _read(line.strip(), members, options, "", unsent, messages)
+
+
+def _read(
+    written: bytes,
+    body: Members,
+    options: InputOptions,
+    prefix: str,
+    unsent: set[str] | None = None,
+    messages: bytes | None = None,
+) -> _Found:
+    model = model_of(body, options.model, prefix)
+    if messages is None:
+        check_messages(body, prefix)
+    check_settings(body, prefix)
+    if options.speaks_openrouter:
+        check_openrouter(body, prefix)
+    wish, live = wish_of(body, prefix, options), is_live(body, prefix)
+    gone = (unsent or set()) | (OWN & body.keys())
+    return _Found(model, _completed(written, body, model, options, gone, messages), wish, live)
 
 
 def _completed(
@@ -140,11 +169,10 @@ def _completed(
     body: Members,
     model: str,
     options: InputOptions,
-    unsent: set[str] | None = None,
-    messages: bytes | None = None,
+    gone: set[str],
+    messages: bytes | None,
 ) -> bytes:
     """Return the body with what the options add and without what is not sent."""
-    gone = unsent or set()
     parts = [messages] if messages else []
     if absent(body, "model"):
         parts.append(b'"model":' + _encode(model))

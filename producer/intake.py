@@ -18,20 +18,19 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from batchmill.producer.buffers import Buffers
 from batchmill.producer.errors import InputError
 from batchmill.producer.input import BadLine, InputOptions, Request, read
 from batchmill.producer.lines import Priced
 from batchmill.producer.pricing import Pricer
 from batchmill.store import batches
-from batchmill.store.model import Line, LineState, Result
-from batchmill.store.staging import BatchFacts, Staging, shard_size
+from batchmill.store.model import LineState, Result
+from batchmill.store.staging import BatchFacts, Staging
 
 _SHOWN_BAD_LINES = 20  # as OpenAI's own batch errors
 _CHUNK = 500  # lines between two looks at the event loop
 _CHUNK_BYTES = 1 << 20  # fewer of them when they are long, for a chunk is in memory as a whole
-_SHARD_BYTES = 1 << 20
 _encode = msgspec.msgpack.Encoder().encode
-_BUFFER_BYTES = 16 << 20  # over all models, so that 400 models in one file fit in memory, too
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -99,8 +98,7 @@ class _Content:
 
     def __init__(self, upstream: str, options: InputOptions, *, skip_invalid: bool) -> None:
         self._hash = blake2b(digest_size=16, person=b"batchmill")
-        facts = [upstream, options.model, options.max_tokens, skip_invalid]
-        self._hash.update(msgspec.json.encode([*facts, "live"] if options.live else facts))
+        self._hash.update(msgspec.json.encode([upstream, options.model, options.max_tokens, skip_invalid]))
 
     def take(self, lines: list[Request | BadLine]) -> None:
         self._hash.update(b"".join([_encode(line) for line in lines]))
@@ -188,59 +186,20 @@ async def submit(
 async def _stage(
     staging: Staging, path: Path, options: InputOptions, found: Survey, content: _Content, pricer: Pricer
 ) -> list[Result]:
-    sizes = {model: shard_size(lines) for model, lines in found.models.items()}
-    buffers = _Buffers()
+    buffers = Buffers(staging, pricer, found.models)
     refused: list[Result] = []
     index = 0
-
-    async def add(model: str) -> None:
-        await staging.add(model, buffers.take(model), pricer.terms(model))
-
     with path.open("rb") as file:
         lines = read(file, options)
         while chunk := await asyncio.to_thread(_take, lines, content, pricer.price):
             for line in chunk:
                 if isinstance(line, Priced):
-                    buffers.add(
-                        line.model, Line(index, line.custom_id, line.body, line.bound, line.tokens, live=options.live)
-                    )
-                    if buffers.full(line.model, sizes.get(line.model, 1)):
-                        await add(line.model)
-                    while buffers.total > _BUFFER_BYTES:
-                        await add(buffers.largest())
+                    await buffers.add(line, index)
                 else:
                     refused.append(_refused(line, index))
                 index += 1
-    for model in buffers.models():
-        await add(model)
+    await buffers.flush()
     return refused
-
-
-class _Buffers:
-    """Lines on their way into shards, by model, and how many bytes they are."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, list[Line]] = {}
-        self._bytes: Counter[str] = Counter()
-        self.total = 0
-
-    def add(self, model: str, line: Line) -> None:
-        self._lines.setdefault(model, []).append(line)
-        self._bytes[model] += len(line.body)
-        self.total += len(line.body)
-
-    def full(self, model: str, lines: int) -> bool:
-        return len(self._lines[model]) >= lines or self._bytes[model] >= _SHARD_BYTES
-
-    def take(self, model: str) -> list[Line]:
-        self.total -= self._bytes.pop(model, 0)
-        return self._lines.pop(model)
-
-    def largest(self) -> str:
-        return max(self._bytes, key=self._bytes.__getitem__)
-
-    def models(self) -> list[str]:
-        return list(self._lines)
 
 
 def _take(

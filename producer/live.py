@@ -8,7 +8,7 @@ What the texts since the last Started or Restarted say together is what the resu
 expired, the whole text follows once more before Ended.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -58,6 +58,20 @@ class Ended(msgspec.Struct, frozen=True, tag_field="event", tag="ended"):
 
 
 Event = Started | Text | Gap | Restarted | Ended
+
+
+def asking(line: Mapping[str, Any] | bytes | str) -> Mapping[str, Any] | bytes | str:
+    """Return a line, in any of its forms, that asks for live tokens; one that can't be read as it is."""
+    try:
+        members = line if isinstance(line, Mapping) else _decode_members(line)
+        body = members.get("body")
+        if isinstance(body, msgspec.Raw):
+            body = _decode_members(body)
+    except UNREADABLE:
+        return line  # whoever takes it in says what is wrong
+    if isinstance(body, Mapping):
+        return {**members, "body": {**body, "stream_to": True}}
+    return {**members, "stream_to": True}
 
 
 async def events(redis: Redis, batch_id: str, custom_id: str) -> AsyncGenerator[Event, None]:
@@ -165,6 +179,7 @@ class _Chunk(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _text_of(chunk: bytes) -> str:

@@ -13,12 +13,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from batchmill.config.settings import Settings, load
+from batchmill.config.strategy import Strategy
 from batchmill.producer import ending, intake
-from batchmill.producer.conditions import conditions_of, pricer_for
+from batchmill.producer.conditions import conditions_of, pricer_for, wishes_of
 from batchmill.producer.input import InputOptions, form_of
 from batchmill.producer.intake import Submission
 from batchmill.producer.lines import Conditions
-from batchmill.producer.live import Ended, Event, events
+from batchmill.producer.live import Ended, Event, asking, events
 from batchmill.store import batches, live, records
 from batchmill.store.connection import open_store
 from batchmill.store.errors import StoreError, UnknownBatchError
@@ -139,24 +140,28 @@ class Producer:
         max_cost: Decimal | str | int | None = None,
         priority: Priority | str = Priority.NORMAL,
         project: str = "default",
-        live: bool = False,
+        fallback: Iterable[str] = (),
+        strategy: Strategy | str | None = None,
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
 
         `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
         the lines came from when `source` is no path. `max_cost` (USD) is a budget of this batch; a batch that is found
-        keeps its own. `live`: the tokens of every line can be seen while they come, see `Batch.stream`. Raises
-        InputError, which names lines and fields.
+        keeps its own. `fallback` are models or aliases for lines that name no `fallback_models`, `strategy` says in
+        which order models are tried where several may answer. Raises InputError, which names lines and fields.
         """
         conditions = conditions_of(max_cost, priority, project)
+        fallbacks, order = wishes_of(fallback, strategy)
         options = InputOptions(
             form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
             model=model,
             max_tokens=max_tokens,
+            fallback=fallbacks,
+            strategy=order,
             limit=limit,
+            speaks_openrouter=self._settings.speaks_openrouter,
             max_lines=self._settings.input.max_lines,
             max_line_bytes=self._settings.input.max_line_bytes,
-            live=live,
         )
         handed = _Handed(options, conditions, skip_invalid, anew)
         if isinstance(source, str | Path):
@@ -173,7 +178,7 @@ class Producer:
         The same line asked for again is watched again, unless `anew`. Leaving early changes nothing for it, unless
         `cancel`. Raises as `submit` and `Batch.stream`.
         """
-        batch = await self.submit([line], live=True, **wishes)
+        batch = await self.submit([asking(line)], **wishes)
         (custom_id,) = await batch.live_lines()
         async with aclosing(batch.stream(custom_id, cancel=cancel)) as coming:
             async for event in coming:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchmill.openrouter.money import to_usd
-from batchmill.store.model import Attempt, BatchStatus, Result
+from batchmill.store.model import Attempt, BatchStatus, Result, Routed
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -37,6 +37,8 @@ def openai_line(batch_id: str, result: Result) -> bytes:
     line["x_cost_usd"] = result.cost_usd
     line["x_latency_ms"] = result.latency_ms
     line["x_attempts"] = [_attempt(attempt) for attempt in result.attempts]
+    if result.routed is not None:
+        line["x_routed"] = _routed(result.routed)
     return _encode(line) + b"\n"
 
 
@@ -60,6 +62,8 @@ def simple_line(result: Result) -> bytes:
         "latency_ms": result.latency_ms,
         "attempts": len(result.attempts),
     }
+    if result.routed is not None:
+        line["routed"] = _routed(result.routed)
     return _encode(line) + b"\n"
 
 
@@ -143,6 +147,17 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     described = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name != "cost"}
     cost: Decimal | None = None if attempt.cost is None else to_usd(attempt.cost)
     return {name: value for name, value in {**described, "cost_usd": cost}.items() if value is not None}
+
+
+def _routed(routed: Routed) -> dict[str, Any]:
+    """Return how a line came to its model: what it asked for, and each model that was considered, with the reason."""
+    return {
+        "asked": routed.asked,
+        "strategy": routed.strategy.value,
+        "chosen": routed.chosen,
+        "considered": [each.model for each in routed.considered],
+        "reasons": {each.model: each.reason for each in routed.considered},
+    }
 
 
 def _served_model(result: Result) -> str:

@@ -5,16 +5,19 @@ None here and gets the closer look of `forms`, which alone knows what to say abo
 answers.
 """
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-from batchmill.producer.fields import MAX_CUSTOM_ID_BYTES, MAX_DEPTH, MAX_MODEL_BYTES, POSITIVE_INTEGER, Message
+from batchmill.openrouter.options import FallbackModels, ProviderOptions
+from batchmill.producer.fields import MAX_CUSTOM_ID_BYTES, MAX_DEPTH, POSITIVE_INTEGER, Message
 from batchmill.producer.identities import Identities
-from batchmill.producer.lines import InputOptions, Request
+from batchmill.producer.lines import MAX_MODEL_BYTES, InputOptions, Request
+from batchmill.producer.own_members import batch_wish
 
 _NULL: Final = msgspec.Raw(b"null")
 _NO_STREAM: Final = (_NULL, msgspec.Raw(b"false"))
+_Nothing = Annotated[int, msgspec.Meta(ge=1, le=0)]  # no value is of this type
 
 
 class _Envelope(msgspec.Struct):
@@ -30,6 +33,12 @@ class _Body(msgspec.Struct):
     stream: msgspec.Raw = _NULL
     max_tokens: msgspec.Raw = _NULL
     max_completion_tokens: msgspec.Raw = _NULL
+    models: FallbackModels | None = None
+    provider: ProviderOptions | None = None
+    fallback_models: _Nothing = 0  # members of our own need a closer look
+    strategy: _Nothing = 0
+    requirements: _Nothing = 0
+    stream_to: _Nothing = 0
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
@@ -49,7 +58,7 @@ def usual_request(line: bytes, number: int, options: InputOptions, seen: Identit
         return None
     if not _usable(envelope.custom_id, body, options) or not seen.add(envelope.custom_id):
         return None
-    return Request(number, envelope.custom_id, body.model, bytes(envelope.body))
+    return Request(number, envelope.custom_id, body.model, bytes(envelope.body), batch_wish(options))
 
 
 def _usable(custom_id: str, body: _Body, options: InputOptions) -> bool:

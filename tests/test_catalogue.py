@@ -83,11 +83,14 @@ async def test_a_copy_that_can_not_be_read_is_none(redis: Redis, settings: Setti
         assert list(await models_of(redis, there)) == ["a/b"]
 
 
-async def test_an_endpoint_without_prices_has_no_facts_and_is_not_asked_again(redis: Redis, settings: Settings) -> None:
+async def test_an_endpoint_without_prices_has_models_without_and_is_not_asked_again(
+    redis: Redis, settings: Settings
+) -> None:
     async with serving(settings) as (listing, there):
         listing.answer = {"data": [{"id": "llama", "object": "model"}]}
-        assert await models_of(redis, there) == {}
-        assert await models_of(redis, there) == {}
+        for _ in range(2):
+            models = await models_of(redis, there)
+            assert [(each.id, each.names_price) for each in models.values()] == [("llama", False)]
         assert listing.asked == 1
 
 

@@ -1,13 +1,9 @@
 """`batchmill stream`: what a person and a program see of an answer that is being written."""
 
-import asyncio
 import json
 from typing import Any
 
 import msgspec
-
-from batchmill.config.settings import load
-from batchmill.producer import Producer
 
 from .cli_helpers import (
     Desk,
@@ -24,14 +20,11 @@ from .cli_helpers import (
 __all__ = ["desk", "shared_simulator", "simulator"]
 
 
-def hand_over(desk: Desk, count: int, **wishes: Any) -> str:
-    """Submit lines with live tokens; return the batch's id."""
-
-    async def submit() -> str:
-        async with Producer.connect(load(environ=desk.environ)) as producer:
-            return (await producer.submit(list(requests(count)), live=True, **wishes)).id
-
-    return asyncio.run(submit())
+def hand_over(desk: Desk, count: int) -> str:
+    """Submit lines that ask for live tokens; return the batch's id."""
+    lines = [json.dumps({**line, "body": {**line["body"], "stream_to": True}}) for line in requests(count)]
+    (desk.folder / "live.jsonl").write_text("\n".join(lines))
+    return desk.run("submit", "live.jsonl").out.strip()
 
 
 def content_of(desk: Desk, batch_id: str) -> str:

@@ -242,8 +242,9 @@ async def test_the_models_and_their_prices() -> None:
 
     async with upstream(handler) as client:
         models = await client.models()
-    assert [(each.id, each.context_length, each.max_completion_tokens) for each in models.values()] == [
-        ("a/b", 8192, None)
+    assert [(each.id, each.context_length, each.names_price) for each in models.values()] == [
+        ("a/b", 8192, True),
+        ("c/d", None, False),
     ]
 
 

@@ -40,8 +40,15 @@ async def store(server: EmbeddedServer, settings: Settings) -> AsyncIterator[Sto
 
 
 def line(number: int = 0, *, max_tokens: int = 300) -> dict[str, Any]:
+    """Return a line of a provider that stops when it is hung up."""
     (*_, last) = lines(number + 1, models=(PROVIDER_THAT_STOPS,), max_tokens=max_tokens)
     return last
+
+
+def live_line(number: int = 0) -> dict[str, Any]:
+    """Return a line that asks for live tokens."""
+    asked = line(number)
+    return {**asked, "body": {**asked["body"], "stream_to": True}}
 
 
 class Reader:
@@ -89,7 +96,7 @@ async def test_many_lines_of_a_batch_are_watched_at_once(store: Store) -> None:
     async with Simulator(SimulatorOptions(latency="uniform:50:300", **LONG)) as simulator:
         settings = settings_for(simulator)
         async with at_work(store, settings):
-            batch = await Producer(store.redis, settings).submit(lines(20), live=True)
+            batch = await Producer(store.redis, settings).submit(live_line(number) for number in range(20))
             readers = {custom_id: Reader() for custom_id in await batch.live_lines()}
             await asyncio.gather(*(reader.read(batch.stream(name)) for name, reader in readers.items()))
             results = await gather(batch)
@@ -103,7 +110,7 @@ async def test_a_reader_that_comes_late_sees_everything(store: Store) -> None:
     async with Simulator(SimulatorOptions(latency="100", **LONG)) as simulator:
         settings = settings_for(simulator)
         async with at_work(store, settings):
-            batch = await Producer(store.redis, settings).submit([line()], live=True)
+            batch = await Producer(store.redis, settings).submit([live_line()])
             await gather(batch)
             late = Reader()
             await late.read(batch.stream("line-0"))
@@ -127,7 +134,7 @@ async def test_a_line_that_fails_before_its_first_word_ends_all_the_same(store: 
 
 
 async def test_a_line_that_is_never_sent_ends_with_its_batch(store: Store, settings: Settings) -> None:
-    batch = await Producer(store.redis, settings).submit([line()], live=True)
+    batch = await Producer(store.redis, settings).submit([live_line()])
     task = asyncio.create_task(Reader().read(batch.stream("line-0")))
     await batch.cancel()
     assert (await task).state is LineState.CANCELLED
@@ -154,7 +161,7 @@ async def test_leaving_early_changes_nothing_for_the_line(store: Store) -> None:
     async with Simulator(SimulatorOptions(latency="300", **LONG)) as simulator:
         settings = settings_for(simulator)
         async with at_work(store, settings):
-            batch = await Producer(store.redis, settings).submit([line()], live=True)
+            batch = await Producer(store.redis, settings).submit([live_line()])
             async with aclosing(batch.stream("line-0")) as events:
                 async for _ in events:
                     break
@@ -173,7 +180,7 @@ async def test_cancelling_hangs_up_and_the_money_is_found_by_its_generation(stor
     async with Simulator(SimulatorOptions(latency="3000", **LONG)) as simulator:
         settings = settings_for(simulator)
         async with at_work(store, settings):
-            batch = await Producer(store.redis, settings).submit([line()], live=True, max_cost="1")
+            batch = await Producer(store.redis, settings).submit([live_line()], max_cost="1")
             async with aclosing(batch.stream("line-0")) as events:
                 await first_words(events)
             await batch.cancel()
@@ -200,7 +207,7 @@ async def test_a_stream_with_cancel_cancels_when_it_is_left(store: Store) -> Non
         settings = settings_for(simulator)
         async with at_work(store, settings):
             producer = Producer(store.redis, settings)
-            batch = await producer.submit([line()], live=True)
+            batch = await producer.submit([live_line()])
             async with aclosing(batch.stream("line-0", cancel=True)) as events:
                 await first_words(events)
             (result,) = (await gather(batch)).values()
@@ -236,7 +243,7 @@ async def test_long_answers_are_streamed_when_policy_says_so_and_nobody_watches(
 
 async def test_a_line_that_nobody_knows_is_said(store: Store, settings: Settings) -> None:
     producer = Producer(store.redis, settings)
-    batch = await producer.submit([line()], live=True)
+    batch = await producer.submit([live_line()])
     with pytest.raises(UnknownLineError, match="no line 'x' with live tokens"):
         await first_words(batch.stream("x"))
     for name in await store.redis.keys(f"bm:{{{batch.id}}}*"):

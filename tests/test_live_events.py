@@ -1,11 +1,13 @@
 """Events of one line: what a reader is told, whatever came, got lost, came twice or was begun anew."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill.producer.live import Ended, Event, Gap, Restarted, Started, Text, _Watch
+from batchmill.producer.live import Ended, Event, Gap, Restarted, Started, Text, _Watch, asking
 from batchmill.store.live import Chunks, End, Said, Start
 from batchmill.store.model import LineState, Result
 
@@ -98,6 +100,25 @@ def test_a_result_without_text_adds_none(ending: Result) -> None:
 def test_a_chunk_without_text_is_passed_on_as_it_is(strange: bytes) -> None:
     (event,) = heard(FIRST, Chunks("one", 0, (strange,)))[1:]
     assert event == Text("", msgspec.Raw(strange))
+
+
+@pytest.mark.parametrize(
+    ("line", "asking_line"),
+    [
+        ({"custom_id": "a", "body": {"model": "m"}}, {"custom_id": "a", "body": {"model": "m", "stream_to": True}}),
+        (b'{"model":"m","seed":1}', {"model": "m", "seed": 1, "stream_to": True}),
+        ('{"body":{"model":"m"}}', {"body": {"model": "m", "stream_to": True}}),
+        ({"prompt": "Hello"}, {"prompt": "Hello", "stream_to": True}),
+        ({"body": None, "prompt": "Hello"}, {"body": None, "prompt": "Hello", "stream_to": True}),
+    ],
+)
+def test_a_line_of_any_form_can_ask_for_live_tokens(line: Any, asking_line: Any) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(asking(line))) == asking_line
+
+
+@pytest.mark.parametrize("line", [b"no JSON", "[1]", b'"text"'])
+def test_a_line_that_can_not_be_read_is_left_to_whoever_takes_it_in(line: bytes | str) -> None:
+    assert asking(line) is line
 
 
 @given(st.lists(st.tuples(st.booleans(), st.text(max_size=3)), max_size=12), st.text(max_size=5))

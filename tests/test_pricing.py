@@ -108,9 +108,9 @@ def test_an_operators_price_serves_and_wins() -> None:
 
 
 def test_what_has_no_bound_is_refused_under_a_budget() -> None:
-    line = request(models=["c/d"])
+    line = request(preset="mine")
     found = refused(pricer((budget("100"),)), line)
-    assert (found.code, found.param) == ("unbounded", "models")
+    assert (found.code, found.param) == ("unbounded", "preset")
     assert "budget daily" in found.message
     assert priced(pricer(), line).bound > 0  # that of its tokens
 

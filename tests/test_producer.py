@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.outcomes import Usage
-from batchmill.producer import Batch, InputError, Producer, intake
+from batchmill.producer import Batch, InputError, Producer, buffers, intake
 from batchmill.store import batches, keys, lanes
 from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError, UnknownBatchError
@@ -116,7 +116,7 @@ async def test_a_shard_holds_a_megabyte_at_most(producer: Producer, redis: Redis
 async def test_many_models_with_large_lines_do_not_gather_in_memory(
     producer: Producer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "_BUFFER_BYTES", 2000)
+    monkeypatch.setattr(buffers, "_TOTAL_BYTES", 2000)
     names = [f"a/model-{number}" for number in range(50)]
     batch = await producer.submit(
         {"model": name, "messages": [{"role": "user", "content": "x" * 100}]} for _ in range(3) for name in names
