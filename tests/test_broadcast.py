@@ -193,6 +193,26 @@ async def test_a_call_that_says_too_much_is_not_watched_on(
     assert heard[-1] == End("hold-1", 3, "ok", OK.usage, OK.cost)
 
 
+async def test_a_huge_chunk_comes_through_and_one_beyond_all_measure_is_missing(
+    redis: Redis, settings: Settings
+) -> None:
+    huge, beyond = chunk({"content": "x" * (2 << 20)}), chunk({"content": "x" * (9 << 20)})
+
+    async def speaks(say: Callable[[bytes], Awaitable[None]]) -> Outcome:
+        for each in (huge, beyond, HELLO[0]):
+            await say(each)
+            await wait_until(lambda: not broadcaster.waiting, "the post")
+        return OK
+
+    async with on_air(redis, settings) as broadcaster:
+        await send(broadcaster, run_of(), speaks)
+        heard = await said(redis)
+    assert [one for one in heard if isinstance(one, Chunks)] == [
+        Chunks("hold-1", 0, (huge,)),
+        Chunks("hold-1", 2, (HELLO[0],)),
+    ]
+
+
 async def test_what_waits_is_dropped_before_it_fills_the_memory(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

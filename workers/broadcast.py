@@ -96,7 +96,7 @@ class Broadcaster:
         self._keep = max(1, round(settings.stream.keep))
         self._life = self._keep + round(settings.upstream.total_timeout)  # no call lasts longer than that
         self._dirty: dict[LiveCall, None] = {}  # in order
-        self._waiting = 0  # bytes
+        self.waiting = 0  # bytes that are not on their way yet
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()  # a call waits for its end to be posted
         self.away = False
@@ -110,9 +110,9 @@ class Broadcaster:
     def say(self, call: LiveCall, chunk: bytes) -> None:
         """Pass a chunk on."""
         if call.say(chunk):
-            self._waiting += len(chunk)
+            self.waiting += len(chunk)
             self._post_soon(call)
-        if self._waiting > _MOST_WAITING:
+        if self.waiting > _MOST_WAITING:
             self._drop()
 
     def finish(self, call: LiveCall, outcome: Outcome | None) -> None:
@@ -161,7 +161,7 @@ class Broadcaster:
         calls = list(self._dirty)
         if not calls:
             return
-        self._dirty, self._waiting = {}, 0
+        self._dirty, self.waiting = {}, 0
         posts = [call.take() for call in calls]
         try:
             await live.post(self._redis, posts, life=self._life, keep=self._keep)
@@ -183,7 +183,7 @@ class Broadcaster:
     def _drop(self) -> None:
         for call in self._dirty:
             call.drop()
-        self._waiting = 0
+        self.waiting = 0
 
     def _post_soon(self, call: LiveCall) -> None:
         self._dirty[call] = None
