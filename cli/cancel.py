@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def cancel(batch_id: str, redis_url: str | None, config_file: Path | None) -> int:
     """Cancel the lines of BATCH that were not sent yet; results that are there stay, what is in the air is kept.
 
+    Answers that are streamed are hung up: that ends what they cost.
+
     \b
     batchmill cancel batch_0199c0ffee00d3adb33f1234567890
     """

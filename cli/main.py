@@ -28,6 +28,7 @@ from batchmill.cli.route import route
 from batchmill.cli.run import run
 from batchmill.cli.simulate import simulate
 from batchmill.cli.status import status
+from batchmill.cli.stream import stream
 from batchmill.cli.submit import submit
 from batchmill.cli.worker import worker
 from batchmill.config.errors import BatchmillError
@@ -68,7 +69,7 @@ def cli(debug: bool) -> None:
 
 
 _COMMANDS = (
-    *(run, submit, worker, status, results, cancel, retry),
+    *(run, submit, worker, status, results, stream, cancel, retry),
     *(budgets, limits, breakers, pause, resume, audit),
     *(models, route, simulate, check),
 )

@@ -126,11 +126,14 @@ class Upstream(Lookups):
         reply = await self._send(_Request("POST", self._completions, body, self._timeouts), on_generation)
         return reply if isinstance(reply, Failure) else self._judge(reply)
 
-    async def stream(self, body: bytes, on_chunk: OnChunk | None = None) -> Outcome:
+    async def stream(
+        self, body: bytes, on_chunk: OnChunk | None = None, on_generation: OnGeneration | None = None
+    ) -> Outcome:
         """Send one completion request as a stream and gather it into one Answer, whose body is a `chat.completion`.
 
         `on_chunk` gets the JSON of each chunk as it comes, without errors and the end mark. What it raises ends the
         call and is raised here. An endpoint that answers whole all the same is understood.
+        `on_generation` as in `complete`.
         """
         started = time.monotonic()
         gathering = Gathering()
@@ -139,6 +142,8 @@ class Upstream(Lookups):
         try:
             async with asyncio.timeout(self._total) as deadline:
                 response = await self._transport.handle_async_request(request)
+                if on_generation is not None and (generation_id := response.headers.get(GENERATION_ID)):
+                    on_generation(generation_id)
                 if _is_event_stream(response):
                     raised = await self._follow(response, gathering, on_chunk, deadline)
                 else:

@@ -19,6 +19,14 @@ from batchmill.openrouter.wire import UNREADABLE, is_absent
 
 OnChunk = Callable[[bytes], Awaitable[None]]
 
+NEVER_STOP: Final = frozenset(
+    (
+        "AI21", "Alibaba", "Amazon Bedrock", "Google", "Google AI Studio", "Groq", "Minimax", "Mistral", "Nebius",
+        "Perplexity",
+    )
+)  # fmt: skip
+"""Providers that go on, and bill, when a stream is hung up (OpenRouter's "Streaming" page, "Stream cancellation")."""
+
 _DONE: Final = b"[DONE]"
 _TEXTS: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal", "arguments", "data", "transcript"})
 _REBUILT: Final = frozenset({"object", "choices"})

@@ -7,6 +7,7 @@ async with Producer.connect() as producer:
 """
 
 from batchmill.producer.errors import InputError
+from batchmill.producer.live import Ended, Gap, Restarted, Started, Text
 from batchmill.producer.producer import Batch, Producer
 
-__all__ = ["Batch", "InputError", "Producer"]
+__all__ = ["Batch", "Ended", "Gap", "InputError", "Producer", "Restarted", "Started", "Text"]

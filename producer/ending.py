@@ -23,7 +23,9 @@ _LEASE = 10.0  # seconds to record the lines of one shard; if we die, a worker d
 
 
 async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchState:
-    """Send nothing more of a batch. What is in the air is kept as it comes; all else is recorded as cancelled.
+    """Send nothing more of a batch. What is in the air is kept as it comes, but for streamed calls, which are hung up.
+
+    All else is recorded as cancelled.
 
     Works without any worker. Returns the state that the batch is in now. Raises UnknownBatchError.
     """

@@ -2,8 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,8 @@ from batchmill.producer.conditions import conditions_of, pricer_for, wish_of_bat
 from batchmill.producer.input import InputOptions, form_of
 from batchmill.producer.intake import Submission
 from batchmill.producer.lines import Conditions
-from batchmill.store import batches, records
+from batchmill.producer.live import Ended, Event, asking, events
+from batchmill.store import batches, live, records
 from batchmill.store.connection import open_store
 from batchmill.store.errors import StoreError, UnknownBatchError
 from batchmill.store.model import BatchState, BatchStatus, Priority, Result
@@ -67,8 +68,33 @@ class Batch:
             if entry.result is not None:
                 yield entry.result
 
+    async def live_lines(self) -> list[str]:
+        """Return the custom ids of the lines that have live tokens."""
+        with _reaching_redis():
+            return await live.lines(self._redis, self.id)
+
+    async def stream(self, custom_id: str, *, cancel: bool = False) -> AsyncGenerator[Event, None]:
+        """Yield what comes of a line with live tokens, from its first words (also when it is over) to its result.
+
+        Leaving early changes nothing for the line, unless `cancel`: then the batch is cancelled. Raises
+        UnknownLineError, and UnknownBatchError once the batch has expired.
+        """
+        over = False
+        try:
+            with _reaching_redis():
+                async with aclosing(events(self._redis, self.id, custom_id)) as coming:
+                    async for event in coming:
+                        over = isinstance(event, Ended)
+                        yield event
+        finally:
+            if cancel and not over:
+                await self.cancel()
+
     async def cancel(self) -> BatchState:
-        """Send nothing more; results that are there stay. `cancelling` while lines are in the air, then `cancelled`."""
+        """Send nothing more; results that are there stay. `cancelling` while lines are in the air, then `cancelled`.
+
+        Streamed calls are hung up, which ends what they cost at most providers; others in the air are kept.
+        """
         with _reaching_redis():
             retention = self._settings.results.retention_days
             return await ending.cancel(self._redis, self.id, retention_days=retention)
@@ -141,6 +167,20 @@ class Producer:
         with tempfile.NamedTemporaryFile(prefix="batchmill-") as spool:
             await asyncio.to_thread(_write_lines, source, spool)
             return await self._submit_file(Path(spool.name), name or "lines", handed)
+
+    async def stream(
+        self, line: Mapping[str, Any] | bytes | str, *, cancel: bool = False, **wishes: Any
+    ) -> AsyncGenerator[Event, None]:
+        """Hand one line over, as a batch of its own, and yield what comes of it; `wishes` are those of `submit`.
+
+        The same line asked for again is watched again, unless `anew`. Leaving early changes nothing for it, unless
+        `cancel`. Raises as `submit` and `Batch.stream`.
+        """
+        batch = await self.submit([asking(line)], **wishes)
+        (custom_id,) = await batch.live_lines()
+        async with aclosing(batch.stream(custom_id, cancel=cancel)) as coming:
+            async for event in coming:
+                yield event
 
     async def _submit_file(self, path: Path, name: str, handed: "_Handed") -> Batch:
         with _reaching_redis():

@@ -144,6 +144,7 @@ async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
     for shard in await open_shards(redis, batch_id):
         names += [keys.shard(shard.reference), keys.job(shard.reference)]
     names += [keys.open_shards(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id)]
+    names.append(keys.live_lines(batch_id))
     async with redis.pipeline(transaction=False) as pipe:
         for other in [*names, name]:  # the batch last: should we die, the next look begins anew
             pipe.execute_command("EXPIRE", other, retention)

@@ -18,6 +18,16 @@ class UnknownBatchError(BatchmillError):
         super().__init__(f"no batch '{batch_id}' here; `batchmill status` lists those that there are")
 
 
+class UnknownLineError(BatchmillError):
+    """The batch has no line of that custom id whose tokens could be watched."""
+
+    def __init__(self, batch_id: str, custom_id: str) -> None:
+        super().__init__(
+            f"no line '{custom_id}' with live tokens in {batch_id}; a line has them that asked for it when it was "
+            'handed over ("stream_to": true), its result is in `batchmill results`'
+        )
+
+
 class UnknownBudgetError(BatchmillError):
     """There is no budget of that name."""
 

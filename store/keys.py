@@ -194,6 +194,19 @@ def tried(batch_id: str) -> str:
     return f"{PREFIX}{{{batch_id}}}:tried"
 
 
+def live_lines(batch_id: str) -> str:
+    """Hash: custom id -> index of a line with live tokens. Staging time, then retention. Written at enqueue."""
+    return f"{PREFIX}{{{batch_id}}}:live_lines"
+
+
+def live_tokens(batch_id: str, index: int) -> str:
+    """Stream: what the upstream says of a line while it says it. Written by the worker that has it in the air.
+
+    Expires some time after the end (`[stream] keep`); what nobody ends, as long after its call must be over.
+    """
+    return f"{PREFIX}{{{batch_id}}}:tokens:{index}"
+
+
 def open_shards(batch_id: str) -> str:
     """Hash: reference of an unfinished shard -> the shard (MessagePack). Staging time, then retention. As `shard`."""
     return f"{PREFIX}{{{batch_id}}}:open"

@@ -147,6 +147,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     cost: int | None = None
     billed: str | None = None  # outcomes.Billed of a failed call
     message: str | None = None
+    first_token_ms: int | None = None  # of an answer that was streamed
 
 
 class Tried(msgspec.Struct, frozen=True, array_like=True):

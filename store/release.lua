@@ -1,7 +1,7 @@
 -- Let a staged batch go: from here on it exists, and all of it lasts as long as it. Its shards are queued after this;
 -- maintenance queues any that the caller did not get to.
 -- KEYS  1 batch (hash)  2 batches (sorted set)  3 live (set)  4 content (string)  5 staged shards -> open shards
---       6 done (bitmap)  7 results (stream)  8.. payload of each shard, and the batch's own budget if it has one
+--       6 done (bitmap)  7 results (stream)  8.. payload of each shard; the batch's own budget and its live lines, if any
 -- ARGV  1 batch id  2 retention (s)  3 how many lines were refused  4.. field, value, field, value ... of the batch
 -- Returns '' when the batch was let go, now or by the same call before; '-' when part of what was staged is gone; else
 -- the id of the live or finished batch that has the same content.

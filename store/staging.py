@@ -87,6 +87,7 @@ class Staging:
         self._upstream = upstream
         self._retention = retention_days * _DAY
         self._shards: list[Shard] = []
+        self._live = False  # whether any line has live tokens
         # a transaction: no key without its end, not even when we die in the middle of a flush
         self._pipe: Pipeline = redis.pipeline(transaction=True)
         self._bytes = 0
@@ -99,6 +100,9 @@ class Staging:
         self._shards.append(shard)
         self._pipe.execute_command("SET", keys.shard(reference), payload, "EX", _STAGING_SECONDS)
         self._pipe.execute_command("HSET", keys.open_shards(self.batch_id), reference, _encode(shard))
+        if live := [part for line in lines if line.live for part in (line.custom_id, line.index)]:
+            self._live = True
+            self._pipe.execute_command("HSET", keys.live_lines(self.batch_id), *live)
         self._bytes += len(payload)
         if self._bytes >= _FLUSH_BYTES:
             await self._flush()
@@ -132,7 +136,7 @@ class Staging:
         batch = keys.batch(self.batch_id)
         names = [keys.shard(shard.reference) for shard in self._shards]
         names += [keys.open_shards(self.batch_id), keys.done(self.batch_id), keys.results(self.batch_id), batch]
-        names.append(keys.batch_budget(self._upstream, self.batch_id))
+        names += [keys.batch_budget(self._upstream, self.batch_id), keys.live_lines(self.batch_id)]
         for start in range(0, len(names), _CHUNK):
             if not await _discard(self._redis, [batch, *names[start : start + _CHUNK]], []):
                 return
@@ -174,6 +178,8 @@ class Staging:
         ]
         if facts.max_cost is not None:
             names.append(keys.batch_budget(self._upstream, self.batch_id))
+        if self._live:
+            names.append(keys.live_lines(self.batch_id))
         fields: list[str | int | bytes] = [self.batch_id, self._retention, refused]
         fields += ["total", facts.total, "models", msgspec.json.encode(facts.models), "upstream", self._upstream]
         fields += ["content", facts.content]
@@ -190,6 +196,8 @@ class Staging:
         if not self._bytes:
             return
         self._pipe.execute_command("EXPIRE", keys.open_shards(self.batch_id), _STAGING_SECONDS)
+        if self._live:
+            self._pipe.execute_command("EXPIRE", keys.live_lines(self.batch_id), _STAGING_SECONDS)
         await self._pipe.execute()
         self._bytes = 0
 

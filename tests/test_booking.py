@@ -10,7 +10,7 @@ from batchmill.store.model import Line
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Outcome, Settlement
 from batchmill.workers import booking
-from batchmill.workers.line import Hold, LineRun, ShardRun
+from batchmill.workers.line import Hold, LineRun, ShardRun, Told
 
 from .workers_helpers import failure
 
@@ -54,6 +54,15 @@ def test_what_can_not_be_priced_stays_unknown_and_the_answer_is_kept(usage: Usag
     priced = booking.priced(answer(None, usage), pricing)
     assert isinstance(priced, Answer)
     assert (priced.cost, priced.body) == (None, b"{}")
+
+
+async def test_a_call_that_was_given_up_costs_what_its_stream_had_told_or_nobody_knows(run: LineRun) -> None:
+    run.generation = "gen-1"
+    assert booking.unknown(run, hold()) == Settlement("h", 5_000_000, None, generation="gen-1")
+    run.told = Told(USAGE, 40)
+    assert booking.unknown(run, hold()) == Settlement("h", 5_000_000, 40, 1010, generation="gen-1")
+    run.told = Told(USAGE, None)
+    assert booking.unknown(run, hold()).cost is None
 
 
 def test_a_failure_is_priced_by_its_tokens_too() -> None:

@@ -7,12 +7,12 @@ import pytest
 import uvloop
 
 from batchmill.config.settings import RetrySettings
-from batchmill.openrouter.outcomes import Failure, Fault, Outcome, Retry, Scope
+from batchmill.openrouter.outcomes import Failure, Fault, Outcome, Retry, Scope, Usage
 from batchmill.store.lanes import Ending
-from batchmill.store.model import Line, LineState
+from batchmill.store.model import Attempt, Line, LineState
 from batchmill.store.pauses import Pause
 from batchmill.workers import dispatcher
-from batchmill.workers.line import ShardRun
+from batchmill.workers.line import ShardRun, Told
 from batchmill.workers.reasons import Reason
 
 from .workers_helpers import OK, Desk, failure, settle
@@ -172,6 +172,31 @@ async def test_cancelling_records_what_was_not_sent_and_keeps_what_is_in_the_air
     assert await shard.ended is Ending.DONE
     states = Counter(result.state for result in desk.ledger.results)
     assert states == {LineState.CANCELLED: 2, LineState.SUCCEEDED: 2}
+
+
+async def test_cancelling_hangs_up_streamed_calls_once_and_keeps_the_others() -> None:
+    desk = Desk(concurrency=4)
+    shard, other = desk.shard("m", ["a", "b"]), desk.shard("m", ["x"], batch="batch_2", number=1)
+    await settle()
+    streamed, kept = shard.open_lines.values()
+    for run in (streamed, *other.open_lines.values()):
+        run.streamed = True
+    streamed.generation, streamed.told = "gen-7", Told(Usage(3, 5), 40)
+    desk.dispatcher.cancel("batch_1")
+    desk.dispatcher.cancel("batch_1")  # as every heartbeat does until the end
+    await settle()
+    assert [settlement.cost for settlement in desk.ledger.settled] == [40]
+    (result,) = desk.ledger.results
+    assert (result.custom_id, result.state, result.cost) == ("a", LineState.CANCELLED, 40)
+    assert result.attempts == (Attempt("abandoned", None, 0, generation_id="gen-7", cost=40, billed="yes"),)
+    assert kept.hold is not None
+    desk.upstream.answer(match=b"b")
+    desk.upstream.answer(match=b"x")
+    assert await shard.ended is Ending.DONE
+    assert await other.ended is Ending.DONE
+    assert {result.state for result in desk.ledger.results[1:]} == {LineState.SUCCEEDED}
+    await settle()
+    desk.check_books()
 
 
 async def test_cancelling_does_not_wait_for_lines_that_wait_to_be_tried_again() -> None:

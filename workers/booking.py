@@ -62,8 +62,9 @@ def settlement(run: LineRun, hold: Hold, outcome: Outcome) -> Settlement:
 
 
 def unknown(run: LineRun, hold: Hold) -> Settlement:
-    """Return what a call means for the money that was given up: nobody knows."""
-    return Settlement(hold.id, run.bound, None, generation=run.generation)
+    """Return what a call means for the money that was given up: nobody knows, unless its stream had told."""
+    cost, used = (run.told.cost, _used(run.told.usage)) if run.told else (None, None)
+    return Settlement(hold.id, run.bound, cost, used, generation=run.generation)
 
 
 def _used(usage: Usage | None) -> int | None:

@@ -150,12 +150,16 @@ class Dispatcher:
             self.pump()  # for the lanes that had to leave their places to the refused
 
     def cancel(self, batch_id: str) -> None:
-        """Record the lines of a batch that are not in the air as cancelled; the others come back as they come."""
+        """Record the lines of a batch that are not in the air as cancelled, and hang up streamed calls.
+
+        The others come back as they come.
+        """
         for shard in [shard for shard in self._shards if shard.claim.batch_id == batch_id]:
             shard.cancelled = True
             for run in self._lanes[shard.claim.model].withdraw(shard):
                 self._recorder.put(shard, journey.cancelled(run), was_sent=False)
             shard.end_if_over()
+        self._flights.hang_up(batch_id)
 
     def lose(self, shard: ShardRun) -> None:
         """Begin nothing more of a shard that is another worker's now; what is in the air is recorded as it comes."""

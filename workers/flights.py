@@ -83,6 +83,7 @@ class Flights:
     def begin(self, run: LineRun, hold: Hold, lane: Lane) -> None:
         """Send a line that is held."""
         run.hold, run.generation, run.noted = hold, None, False
+        run.streamed, run.told = False, None
         lane.in_air += 1
         self._recorder.sent(run.shard.claim.batch_id)
         task = asyncio.create_task(self._fly(run, hold, lane))
@@ -93,6 +94,12 @@ class Flights:
         """Give up what is in the air; its outcome stays unknown."""
         for task in self._tasks:
             task.cancel()
+
+    def hang_up(self, batch_id: str) -> None:
+        """Give up the streamed calls of a batch: only these end, and cost nothing more, when nobody listens."""
+        for task, (run, _) in self._tasks.items():
+            if run.streamed and run.hold and run.shard.claim.batch_id == batch_id and not task.cancelling():
+                task.cancel()
 
     def note_generations(self) -> None:
         """Have it kept which generation a call in the air is, where that is known by now."""

@@ -98,7 +98,9 @@ def broken(error: Exception) -> Failure:
 
 def abandoned(run: LineRun) -> None:
     """Keep with the line that a call was given up: it may have been billed."""
-    run.attempts.append(Attempt("abandoned", None, 0, billed=Billed.MAYBE.value))
+    cost = run.told.cost if run.told else None
+    billed = Billed.MAYBE if cost is None else Billed.YES
+    run.attempts.append(Attempt("abandoned", None, 0, generation_id=run.generation, cost=cost, billed=billed.value))
 
 
 def cancelled(run: LineRun) -> Result:
@@ -144,7 +146,14 @@ def _backoff(failures: int, retry_after: float | None, retry: RetrySettings) -> 
 def _attempt(outcome: Outcome, run: LineRun) -> Attempt:
     if isinstance(outcome, Answer):
         return Attempt(
-            "ok", 200, outcome.latency_ms, outcome.model, outcome.provider, outcome.generation_id, outcome.cost
+            "ok",
+            200,
+            outcome.latency_ms,
+            outcome.model,
+            outcome.provider,
+            outcome.generation_id,
+            outcome.cost,
+            first_token_ms=outcome.first_token_ms,
         )
     return Attempt(
         outcome.code,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from batchmill.openrouter.outcomes import Usage
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import Attempt, Line, Terms, Tried
 from batchmill.store.rules import Rules
@@ -20,11 +21,19 @@ class Hold(msgspec.Struct, frozen=True):
     rules: Rules
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What a stream told of its call before it was over. `cost` in nano-dollars."""
+
+    usage: Usage
+    cost: int | None
+
+
 class LineRun:
     """A line between two calls: what was tried so far."""
 
     __slots__ = (
-        "attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard", "trip", "turn",
+        "attempts", "failures", "generation", "hold", "limited_since", "line", "noted", "shard", "streamed", "told",
+        "trip", "turn",
     )  # fmt: skip
 
     def __init__(self, line: Line, shard: "ShardRun", before: Tried | None = None) -> None:
@@ -37,6 +46,8 @@ class LineRun:
         self.hold: Hold | None = None  # while it is in the air
         self.generation: str | None = None  # of the call in the air, as soon as it is known
         self.noted = False  # whether the recorder was told of that
+        self.streamed = False  # the call in the air ends, and costs nothing more, when it is given up
+        self.told: Told | None = None  # by the stream of the call in the air
         route = shard.terms.route
         self.trip = None if route is None else Trip(route)  # of a line whose model is routed
 

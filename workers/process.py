@@ -23,7 +23,8 @@ from batchmill.store import batches
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
-from batchmill.workers import journey
+from batchmill.workers import broadcast, journey
+from batchmill.workers.broadcast import Broadcaster
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.heartbeat import Heartbeat
@@ -85,6 +86,7 @@ class WorkerProcess:
         )
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
         self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
+        self._broadcaster = Broadcaster(self._redis, settings)
         self._maintenance = Maintenance(self._redis, self._upstream, settings, self.worker_id)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -101,6 +103,7 @@ class WorkerProcess:
         parts = {
             "recorder": self._recorder.run(),
             "gatekeeper": self._gatekeeper.run(self._dispatcher),
+            "broadcast": self._broadcaster.run(),
             "generations": self._note_generations(),
             "statistics": self._observer.run(),
             "outlook": self._outlook.run(),
@@ -161,6 +164,7 @@ class WorkerProcess:
     async def _close(self, tasks: "list[asyncio.Task[bool] | asyncio.Task[None]]") -> None:
         await self._watch.close()
         await end([*tasks, *self._notes])
+        await self._broadcaster.flush()
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
             await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
         with contextlib.suppress(Exception):  # it is no money
@@ -170,6 +174,10 @@ class WorkerProcess:
         log.info("worker.down")
 
     async def _send(self, run: LineRun) -> Outcome:
+        if broadcast.streams(run, self._settings.stream):
+            body, model = journey.payload(run), run.model
+            return await broadcast.stream(self._upstream, self._broadcaster, run, body, model)
+
         def told(generation: str) -> None:
             run.generation = generation
 

@@ -13,21 +13,8 @@ from batchmill.openrouter.simulator.books import Call
 from batchmill.openrouter.simulator.faults import FaultKind
 from batchmill.openrouter.simulator.refusals import Refusal
 from batchmill.openrouter.simulator.upstream import Decision, Upstream
+from batchmill.openrouter.stream import NEVER_STOP
 
-_CANT_STOP = frozenset(
-    (
-        "AI21",
-        "Alibaba",
-        "Amazon Bedrock",
-        "Google",
-        "Google AI Studio",
-        "Groq",
-        "Minimax",
-        "Mistral",
-        "Nebius",
-        "Perplexity",
-    )
-)
 _FIRST_TOKEN_SHARE = 0.3  # of a call's time, before a stream's first words
 _BLANK_SECONDS = 1.0  # between the blanks that keep a slow connection alive
 _LOOK_SECONDS = 0.1  # how often a hanging call looks whether its client is still there
@@ -127,7 +114,7 @@ class Completions:
         await _wait(decision.seconds * _FIRST_TOKEN_SHARE)
         for sent, event in enumerate(events):
             here = here and await _send(response, call, event)
-            if not here and decision.plan.endpoint.provider not in _CANT_STOP:
+            if not here and decision.plan.endpoint.provider not in NEVER_STOP:
                 self._book_part(call, decision, sent)
                 return
             await _wait(pause)
