@@ -200,14 +200,12 @@ def test_auto_takes_what_can_serve_the_line() -> None:
 
 def test_lines_with_the_same_roads_share_a_lane_whatever_their_length() -> None:
     by = pricer()
-    lanes = {
-        routed(by, request("fast", fallback_models=["a/short"], max_tokens=250 + number))[0].model
-        for number in range(5)
-    }
-    assert len(lanes) == 1
+    lines = [request("fast", fallback_models=["a/short"], max_tokens=400 + number) for number in range(3)]
+    reasons = {routed(pricer(), line)[1].unfit for line in lines}
+    assert len(reasons) == 3
+    assert len({routed(pricer(), line)[0].model for line in lines} | {routed(by, line)[0].model for line in lines}) == 1
     other, _ = routed(by, request("fast", fallback_models=["a/able"], max_tokens=250))
-    assert other.model not in lanes
-    assert routed(pricer(), request("fast"))[0].model == routed(pricer(), request("fast"))[0].model
+    assert other.model != routed(by, lines[0])[0].model
 
 
 def test_a_model_that_is_excluded_can_not_be_named() -> None:
@@ -253,6 +251,14 @@ def test_openrouters_models_are_bounded_by_the_dearest_of_them() -> None:
     unlimited = by.price(request("a/one", models=["a/two"]))
     assert isinstance(unlimited, Priced)
     assert json.loads(unlimited.body)["max_tokens"] == 500
+
+
+def test_media_may_fill_the_longest_context_of_those_that_may_answer() -> None:
+    parts = [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}]
+    line = request("a/short", models=["a/two"], messages=parts, max_tokens=100)
+    found = pricer(max_cost=10**12).price(line)
+    assert isinstance(found, Priced)
+    assert found.tokens == 8192 + 100
 
 
 def test_openrouters_models_need_prices_and_no_other_budget() -> None:
