@@ -33,6 +33,9 @@ class Away:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.away = False
         self.tries = 0
+        self.counted = 0
+        self.open = asyncio.Event()  # replies stay on their way until then
+        self.open.set()
         self._count = statistics.count
         patch.setattr(statistics, "count", self.count)
 
@@ -40,7 +43,10 @@ class Away:
         self.tries += 1
         if self.away:
             raise ConnectionError("nobody is there")
-        return await self._count(*given)
+        flushed = await self._count(*given)
+        self.counted += 1
+        await self.open.wait()
+        return flushed
 
 
 @pytest.fixture
@@ -101,6 +107,37 @@ async def test_what_came_in_an_outage_is_counted_after_it(
             await end([running])
     assert (await traffic(redis, UPSTREAM, [MODEL], Window.HOUR))[MODEL].calls == 2
     assert [entry["event"] for entry in logged].count("statistics.wait") == 1
+
+
+async def test_the_end_waits_for_the_flush_on_its_way_and_counts_the_rest(
+    redis: Redis, link: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_EVERY", 0.001)
+    observer = Observer(redis, UPSTREAM)
+    running = asyncio.create_task(observer.run())
+    link.open.clear()
+    observer.saw(MODEL, OK)
+    await wait_until(lambda: link.counted > 0)
+    await end([running])
+    observer.saw(MODEL, OK)
+    closing = asyncio.create_task(observer.close(15))
+    await asyncio.sleep(0)
+    link.open.set()
+    await closing
+    assert (await traffic(redis, UPSTREAM, [MODEL], Window.HOUR))[MODEL].calls == 2
+
+
+async def test_the_end_does_not_wait_for_ever(redis: Redis, link: Away) -> None:
+    observer = Observer(redis, UPSTREAM)
+    observer.saw(MODEL, OK)
+    link.open.clear()
+    await observer.close(0.01)
+    assert observer._flight is None
+    link.open.set()
+    link.away = True
+    observer.saw(MODEL, OK)
+    await observer.close(15)
+    assert observer._flight is None
 
 
 async def test_a_long_outage_leaves_the_last_minutes(redis: Redis, link: Away, monkeypatch: pytest.MonkeyPatch) -> None:

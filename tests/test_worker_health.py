@@ -13,7 +13,7 @@ from batchmill.store.connection import Store, open_store
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.health import stated_of
 from batchmill.store.statistics import models_seen, traffic
-from batchmill.workers import maintenance
+from batchmill.workers import maintenance, process
 
 from .conftest import check_leaks
 from .fleet_helpers import MODELS, gather, lines
@@ -34,9 +34,10 @@ async def test_a_worker_counts_what_it_sends_and_knows_what_it_watches(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "_EVERY", 0.05)
+    monkeypatch.setattr(process, "_LEAVE_TIMEOUT", 15.0)
     redis = opened.redis
     async with Simulator(SimulatorOptions(latency="5")) as simulator:
-        there = settings_for(simulator)
+        there = settings_for(simulator, lease=10.0)  # on a busy machine, too, no line is sent twice
         upstream = there.upstream_name
 
         async def endpoints_said() -> bool:

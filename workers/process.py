@@ -167,8 +167,7 @@ class WorkerProcess:
         await self._broadcaster.flush()
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
             await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
-        with contextlib.suppress(Exception):  # it is no money
-            await asyncio.wait_for(self._observer.flush(), _LEAVE_TIMEOUT)
+        await self._observer.close(_LEAVE_TIMEOUT)
         await self._upstream.aclose()
         await self._redis.aclose()
         log.info("worker.down")

@@ -5,6 +5,7 @@ a few minutes; a flush whose reply got lost may be counted twice.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -19,6 +20,7 @@ from batchmill.store import statistics
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import OUTAGE, outlive
 from batchmill.store.statistics import SLOT, Counted
+from batchmill.workers.tasks import end
 
 log = structlog.get_logger()
 
@@ -35,13 +37,14 @@ _THOUSAND = 1000
 
 
 class Observer:
-    """Gathers how calls ended; `run()` is its one task, and `flush()` is for the process's end."""
+    """Gathers how calls ended; `run()` is its one task, and `close()` its end."""
 
     def __init__(self, redis: Redis, upstream: str) -> None:
         self._redis = redis
         self._upstream = upstream
         self._ahead_ms = (time.time() - time.monotonic()) * _THOUSAND  # until the clock of Redis is known
         self._gathered: dict[tuple[int, str], Counted] = {}  # by slot and model
+        self._flight: asyncio.Task[None] | None = None  # the flush that is on its way
 
     def saw(self, model: str, outcome: Outcome) -> None:
         """Note how a call to a model ended; what is the caller's or the account's fault says nothing about it."""
@@ -70,19 +73,43 @@ class Observer:
                 away = True
 
     async def flush(self) -> None:
-        """Count what was gathered. Raises what Redis says; then it is kept for the next time, unless it is too old."""
+        """Count what was gathered. Raises what Redis says; then it is kept for the next time, unless it is too old.
+
+        Who is cancelled here leaves the flush on its way: given up half-way, nobody would know what was counted.
+        """
+        if self._flight is None:
+            self._flight = asyncio.create_task(self._count())
+            self._flight.add_done_callback(self._landed)
+        await asyncio.shield(self._flight)
+
+    async def close(self, patience: float) -> None:
+        """Count the last that was gathered, if Redis takes it within so many seconds."""
+        with contextlib.suppress(*OUTAGE, RedisError, TimeoutError):
+            async with asyncio.timeout(patience):
+                if self._flight is not None:
+                    await self.flush()  # the one on its way
+                await self.flush()
+        if self._flight is not None:
+            await end([self._flight])
+
+    async def _count(self) -> None:
         if not self._gathered:
             return
         gathered, self._gathered = tuple(self._gathered.values()), {}
         try:
             flushed = await statistics.count(self._redis, self._upstream, gathered)
-        except BaseException:
+        except (*OUTAGE, RedisError):
             self._put_back(gathered)
             raise
         self._clock(flushed.now)
         if flushed.why is not None:
             self._put_back(flushed.refused)
             raise flushed.why
+
+    def _landed(self, flight: "asyncio.Task[None]") -> None:
+        self._flight = None
+        if not flight.cancelled():
+            flight.exception()  # who waited for it knows; when nobody does any more, it is no news
 
     def _tally(self, model: str, provider: str) -> Tally:
         now = int(time.monotonic() * _THOUSAND + self._ahead_ms)
