@@ -12,10 +12,10 @@ from batchmill.openrouter.simulator import refusals, replies
 from batchmill.openrouter.simulator.books import Call
 from batchmill.openrouter.simulator.faults import FaultKind
 from batchmill.openrouter.simulator.refusals import Refusal
+from batchmill.openrouter.simulator.traffic import FIRST_TOKEN_SHARE
 from batchmill.openrouter.simulator.upstream import Decision, Upstream
 from batchmill.openrouter.stream import NEVER_STOP
 
-_FIRST_TOKEN_SHARE = 0.3  # of a call's time, before a stream's first words
 _BLANK_SECONDS = 1.0  # between the blanks that keep a slow connection alive
 _LOOK_SECONDS = 0.1  # how often a hanging call looks whether its client is still there
 _JSON = "application/json"
@@ -109,9 +109,9 @@ class Completions:
         self, response: web.StreamResponse, call: Call, decision: Decision, stream: replies.Stream
     ) -> None:
         events = stream.content()
-        pause = decision.seconds * (1 - _FIRST_TOKEN_SHARE) / len(events)
+        pause = decision.seconds * (1 - FIRST_TOKEN_SHARE) / len(events)
         here = await _send(response, call, replies.KEEP_ALIVE)
-        await _wait(decision.seconds * _FIRST_TOKEN_SHARE)
+        await _wait(decision.seconds * FIRST_TOKEN_SHARE)
         for sent, event in enumerate(events):
             here = here and await _send(response, call, event)
             if not here and decision.plan.endpoint.provider not in NEVER_STOP:

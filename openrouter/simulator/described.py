@@ -96,9 +96,7 @@ def generation_data(generation: Generation) -> dict[str, Any]:
         "latency": milliseconds,
         "generation_time": milliseconds,
         "moderation_latency": None,
-        "provider_responses": [
-            {"provider_name": generation.provider, "status": 200, "latency": milliseconds, "is_byok": False}
-        ],
+        "provider_responses": [_attempt(generation.provider, milliseconds)],
         "service_tier": None,
         "session_id": None,
         "external_user": None,
@@ -110,6 +108,10 @@ def generation_data(generation: Generation) -> dict[str, Any]:
         "data_region": "global",
         "workspace_id": None,
     }
+
+
+def _attempt(provider: str, milliseconds: int) -> dict[str, Any]:
+    return {"provider_name": provider, "status": 200, "latency": milliseconds, "is_byok": False}
 
 
 def _entry(model: Model) -> _Described:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+FIRST_TOKEN_SHARE = 0.3
+"""Of a call's time: what passes before a stream's first words."""
+
 _MINUTE = 60
 _UPTIME_MINUTES = {"uptime_last_5m": 5, "uptime_last_30m": 30, "uptime_last_1d": 24 * 60}
 _ENOUGH = 10  # attempts, for a minute to count
@@ -17,7 +20,6 @@ _DOWN = 50  # percent of the last five minutes
 _DOWN_STATUS = -2  # what OpenRouter's negative values mean is documented nowhere; this one is the simulator's choice
 _RECENT_SECONDS = 30 * _MINUTE
 _KEPT_SAMPLES = 2_000  # of an endpoint; the latest
-_FIRST_TOKEN_SHARE = 0.3  # of a call's time, as completions pace a stream
 _PERCENTS = (50, 75, 90, 99)
 
 Percentiles = dict[str, float]
@@ -71,8 +73,8 @@ class Traffic:
         return EndpointTraffic(
             uptimes,
             _DOWN_STATUS if lately is not None and lately < _DOWN else 0,
-            _percentiles([each.seconds * _FIRST_TOKEN_SHARE for each in recent]),
-            _percentiles([each.tokens / (each.seconds * (1 - _FIRST_TOKEN_SHARE)) for each in generating]),
+            _percentiles([each.seconds * FIRST_TOKEN_SHARE for each in recent]),
+            _percentiles([each.tokens / (each.seconds * (1 - FIRST_TOKEN_SHARE)) for each in generating]),
         )
 
     def _count(self, minutes: Counter[int]) -> None:
