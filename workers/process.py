@@ -101,6 +101,7 @@ class WorkerProcess:
             "listen": self._watch.listen(),
             "maintenance": self._maintenance.run(),
             "reconciliation": self._maintenance.reconcile(),
+            "account": self._maintenance.watch_account(),
             "orphanhood": self._notice_orphanhood(),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
