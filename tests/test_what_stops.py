@@ -19,7 +19,7 @@ from .test_classify import error, failed
 MODEL = "a/b:free"
 DAY = 86_400.0
 RETRY = RetrySettings(first_delay=0.001, max_delay=0.002)
-CAP = {"scope": "key", "limit_usd": 10, "spend_usd": 10.2}
+CAP: dict[str, Any] = {"scope": "key", "limit_usd": 10, "spend_usd": 10.2}
 
 
 def resets(seconds: float) -> str:
