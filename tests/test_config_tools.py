@@ -40,13 +40,13 @@ def traced(file: Path | None = None, environ: dict[str, str] | None = None, **gi
 
 
 def test_every_key_of_the_file_is_described_and_nothing_else() -> None:
-    assert set(descriptions.KEYS) == set(schema.keys())
+    assert set(descriptions.KEYS) == set(schema.every_key())
     assert set(descriptions.TABLES) == set(schema.tables())
 
 
 def test_what_nobody_said_is_a_default() -> None:
     assert {one.source for one in traced().values()} == {"default"}
-    assert {key for key in schema.keys() if "." in key and key.split(".")[0] in schema.sections()} <= set(traced())
+    assert {key for key in schema.every_key() if "." in key and key.split(".")[0] in schema.sections()} <= set(traced())
 
 
 def test_a_value_is_traced_to_its_line(file: Path) -> None:
@@ -85,16 +85,14 @@ def test_what_wins_is_what_is_told(file: Path) -> None:
     }
     found = traced(None, environ)
     assert found["upstream.base_url"].value == "https://***@env/v2"
-    origins = {
-        key: found[key].origin for key in ("config_file", "upstream.base_url", "redis_url", "api_key", "data_dir")
-    }
-    assert origins == {
+    expected = {
         "config_file": "environment: BATCHMILL_CONFIG",
         "upstream.base_url": "environment: BATCHMILL_BASE_URL",
         "redis_url": "environment: BATCHMILL_REDIS_URL",
         "api_key": "environment: OPENROUTER_API_KEY",
         "data_dir": "environment: XDG_DATA_HOME",
     }
+    assert {key: found[key].origin for key in expected} == expected
     assert "hidden" not in repr(found)
     given = traced(None, environ, redis_url="redis://call", simulate=True)
     assert given["redis_url"].origin == "command line: --redis"

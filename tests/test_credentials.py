@@ -22,7 +22,7 @@ class Ring(KeyringBackend):
     priority = 1
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library types not all of itself
         self.entries: dict[tuple[str, str], str] = {}
         self.locked = False
         self.asked = 0
@@ -104,7 +104,7 @@ def test_a_ring_that_is_locked_or_not_there(ring: Ring, file: Path) -> None:
     ring.locked = True
     words = "the system's keyring can't be asked (KeyringLocked); set OPENROUTER_API_KEY or BATCHMILL_API_KEY_FILE"
     assert refusal(file).startswith(words)
-    keyring.set_keyring(NoKeyring())  # type: ignore[no-untyped-call]
+    keyring.set_keyring(NoKeyring())  # type: ignore[no-untyped-call]  # as above
     assert "can't be asked (NoKeyringError)" in refusal(file)
 
 
