@@ -88,7 +88,7 @@ async def _ask(settings: Settings) -> KeyInfo | None:
 def _findings(key: KeyInfo, settings: Settings, age: str) -> list[Finding]:
     """Return the key's caps one by one, then what they stop."""
     where = f"{settings.key_source[1]} · " if settings.key_source else ""
-    found = [Finding("key", Level.OK, f"{where}valid at {settings.upstream_name} · {_label(key)} · {age}")]
+    found = [Finding("key", Level.OK, f"{where}valid at {settings.upstream_name} · {_label(key)}{age}")]
     found.append(Finding("key limit", Level.OK, _limit(key)))
     usage = [f"{dollars(used)} {name}" for name, field in _USAGES if (used := getattr(key, field)) is not None]
     if usage:
@@ -106,7 +106,8 @@ def _findings(key: KeyInfo, settings: Settings, age: str) -> list[Finding]:
 
 
 def _label(key: KeyInfo) -> str:
-    return key.label or "no label"
+    """Return what leads the label; a look kept in Redis has none, for it shows letters of the key."""
+    return f"{key.label} · " if key.label else ""
 
 
 def _limit(key: KeyInfo) -> str:

@@ -56,7 +56,8 @@ class AccountWatch:
         if key is None:
             await account.put_off(self._redis, self._name, _NO_SUCH_CALL)
             return
-        await account.keep(self._redis, self._name, self._without_key(key))
+        # the label shows letters of the key, and another upstream may quote all of it there
+        await account.keep(self._redis, self._name, msgspec.structs.replace(key, label=None))
         await self._park(stops(key, time.time()), before)
 
     async def _refused(self, error: UpstreamRefusedError, before: Standing) -> None:
@@ -80,10 +81,3 @@ class AccountWatch:
             log.warning("account.parks", scope=scope, reason="; ".join(stop.reason for stop in found))
         for scope in changed.lifted:
             log.info("account.goes_on", scope=scope)
-
-    def _without_key(self, key: KeyInfo) -> KeyInfo:
-        """OpenRouter masks the label; another upstream may quote the key in it."""
-        secret = self._settings.api_key.reveal() if self._settings.api_key else ""
-        if not key.label or not secret:
-            return key
-        return msgspec.structs.replace(key, label=key.label.replace(secret, "***"))
