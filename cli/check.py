@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli import exit_codes
-from batchmill.cli.options import store_options
+from batchmill.cli.gate import gate_options
 
 if TYPE_CHECKING:
-    from batchmill.cli.findings import Finding
+    from batchmill.cli.finding import Finding
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command(short_help="Check settings, Redis, the key and the workers.", epilog=exit_codes.EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: `ok`, and `checks` of name, level, message.")
-@store_options
-def check(as_json: bool, redis_url: str | None, config_file: Path | None) -> int:
+@gate_options
+def check(as_json: bool, simulate: bool, redis_url: str | None, config_file: Path | None) -> int:
     """Look at the settings, Redis (reachable, keeps everything), the clock, the API key and the workers.
 
-    A warning does not fail the check.
+    Of the key: its limits, the budgets over it and the free requests left, and what of it stops work. A warning does
+    not fail the check.
 
     \b
     batchmill check
@@ -30,7 +31,7 @@ def check(as_json: bool, redis_url: str | None, config_file: Path | None) -> int
     from batchmill.cli.loop import run_async
 
     found: list[Finding] = []
-    code = run_async(examine(config_file, redis_url, found))
+    code = run_async(examine(config_file, redis_url, found, simulate=simulate))
     if as_json:
         from batchmill.producer.render import to_json
 

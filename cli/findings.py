@@ -1,52 +1,33 @@
 """What `batchmill check` looks at, one step each; a step that fails does not keep the others from being taken."""
 
 import time
-from enum import StrEnum
 from pathlib import Path
 
-import msgspec
-
 from batchmill.cli import exit_codes
+from batchmill.cli.account_findings import Known, examine_account, known_account
+from batchmill.cli.finding import Finding, Level
 from batchmill.cli.options import read_settings
-from batchmill.config.errors import BatchmillError, ConfigError
+from batchmill.config.errors import ConfigError
 from batchmill.config.settings import Settings
-from batchmill.openrouter.client import Upstream
-from batchmill.openrouter.errors import UpstreamRefusedError
-from batchmill.openrouter.wire import KeyInfo
 from batchmill.store.connection import ServerFacts, Store, open_store, printable
 from batchmill.store.errors import StoreError
 from batchmill.store.presence import workers_alive
 
 _CLOCK_TOLERANCE = 2.0  # seconds; ours decides only what people see, Redis's all else
-_KEY_TIMEOUT = 15.0
 
 
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What one step found."""
-
-    name: str
-    level: Level
-    message: str
-
-
-async def examine(config_file: Path | None, redis_url: str | None, found: list[Finding]) -> int:
+async def examine(
+    config_file: Path | None, redis_url: str | None, found: list[Finding], *, simulate: bool = False
+) -> int:
     """Take every step, add what it found, and return the exit code."""
     try:
-        settings = read_settings(config_file, redis_url)
+        settings = read_settings(config_file, redis_url, simulate=simulate)
     except ConfigError as error:
         found.append(Finding("settings", Level.FAIL, str(error)))
         return exit_codes.UNUSABLE
     found.append(Finding("settings", Level.OK, _source(config_file, settings)))
-    await _examine_redis(settings, found)
-    refused = await _examine_key(settings, found)
+    known = await _examine_redis(settings, found)
+    refused = await examine_account(settings, known, found)
     if refused:
         return exit_codes.REFUSED
     failed = any(finding.level is Level.FAIL for finding in found)
@@ -58,7 +39,8 @@ def _source(config_file: Path | None, settings: Settings) -> str:
     return f"from {file} and the environment" if file else "from the environment and the defaults; no config file"
 
 
-async def _examine_redis(settings: Settings, found: list[Finding]) -> None:
+async def _examine_redis(settings: Settings, found: list[Finding]) -> Known | None:
+    """Add what was found out about Redis; return what the fleet knows of the account."""
     try:
         async with open_store(settings) as store:
             kind = "embedded server" if store.server else "Redis"
@@ -67,8 +49,10 @@ async def _examine_redis(settings: Settings, found: list[Finding]) -> None:
             found.append(_persistence(store.facts))
             found.append(_clock(store.facts))
             found.append(await _workers(settings, store))
+            return await known_account(store.redis, settings)
     except StoreError as error:
         found.append(Finding("redis", Level.FAIL, str(error)))
+        return None
 
 
 def _persistence(facts: ServerFacts) -> Finding:
@@ -96,37 +80,3 @@ async def _workers(settings: Settings, store: Store) -> Finding:
     if count:
         return Finding("workers", Level.OK, f"{count} for {settings.upstream_name}")
     return Finding("workers", Level.WARN, "none runs; `batchmill run` brings its own, `batchmill worker` starts some")
-
-
-async def _examine_key(settings: Settings, found: list[Finding]) -> bool:
-    """Add what was found out about the key; return whether the account is refused."""
-    if settings.api_key is None:
-        missing = "no API key: set OPENROUTER_API_KEY or BATCHMILL_API_KEY_FILE, or work with --simulate"
-        level = Level.FAIL if settings.speaks_openrouter else Level.OK
-        found.append(Finding("key", level, missing if level is Level.FAIL else "none set; not checked"))
-        return False
-    timeouts = msgspec.structs.replace(settings.upstream, total_timeout=_KEY_TIMEOUT)
-    try:
-        async with Upstream(timeouts, settings.api_key, max_connections=1) as upstream:
-            key = await upstream.key()
-    except UpstreamRefusedError as error:
-        found.append(Finding("key", Level.FAIL, str(error)))
-        return True
-    except BatchmillError as error:
-        found.append(Finding("key", Level.FAIL, str(error)))
-        return False
-    found.append(Finding("key", *_key(key, settings)))
-    return False
-
-
-def _key(key: KeyInfo | None, settings: Settings) -> tuple[Level, str]:
-    where = settings.upstream_name
-    if key is None:
-        return Level.OK, f"not checked: {where} has no GET /key"
-    parts = [f"valid at {where}", key.label or "no label"]
-    if key.limit is None:
-        parts.append("no spending limit of its own")
-    else:
-        parts.append(f"limit ${key.limit:,.2f}, ${key.limit_remaining or 0:,.2f} remaining")
-    spent = key.limit is not None and not (key.limit_remaining or 0) > 0
-    return Level.WARN if spent else Level.OK, " · ".join(parts)

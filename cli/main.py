@@ -17,6 +17,7 @@ from batchmill.cli.breakers import breakers
 from batchmill.cli.budgets import budgets
 from batchmill.cli.cancel import cancel
 from batchmill.cli.check import check
+from batchmill.cli.config import config
 from batchmill.cli.errors import OutputClosedError
 from batchmill.cli.limits import limits
 from batchmill.cli.models import models
@@ -71,7 +72,7 @@ def cli(debug: bool) -> None:
 _COMMANDS = (
     *(run, submit, worker, status, results, stream, cancel, retry),
     *(budgets, limits, breakers, pause, resume, audit),
-    *(models, route, simulate, check),
+    *(models, route, simulate, check, config),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -9,7 +9,7 @@ from batchmill.config.errors import ConfigError
 from batchmill.config.policy import FREE, Alias, Breaker, Budget, Limit, Policy, PriceRule, Project, Routing
 from batchmill.config.spelling import nearest
 
-_KINDS: dict[str, type[msgspec.Struct]] = {
+KINDS: dict[str, type[msgspec.Struct]] = {
     "limits": Limit,
     "budgets": Budget,
     "prices": PriceRule,
@@ -18,7 +18,7 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
     "aliases": Alias,
     "routing": Routing,
 }
-TABLES = tuple(_KINDS)
+TABLES = tuple(KINDS)
 
 
 class _Tables(msgspec.Struct, kw_only=True):
@@ -59,7 +59,7 @@ def read_policy(table: Mapping[str, Any], source: str) -> Policy | None:
 
 def _unknown_key(table: Mapping[str, Any]) -> str | None:
     for name, value in table.items():
-        known = _KINDS[name].__struct_fields__
+        known = KINDS[name].__struct_fields__
         for place, entry in _entries(name, value):
             for key in entry:
                 if key not in known:

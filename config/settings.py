@@ -12,44 +12,26 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from batchmill.config.credentials import find_key
 from batchmill.config.errors import ConfigError
 from batchmill.config.policy import Policy
 from batchmill.config.policy_tables import TABLES, read_policy
+from batchmill.config.secret import Secret
 from batchmill.config.spelling import nearest
 from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
+
+__all__ = [
+    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "CatalogueSettings", "HealthSettings", "InputSettings",
+    "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret", "Settings",
+    "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load", "read_file",
+    "variables",
+]  # fmt: skip
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 _YEAR = 366 * 86_400.0
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]  # TOML knows infinity; Redis and timers don't
-
-
-class Secret:
-    """A value that no log, repr, error or traceback may show; `reveal()` is the only way to it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the secret itself, for the one place that sends it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __reduce__(self) -> str:
-        raise TypeError("a Secret is not pickled")
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,6 +52,8 @@ class UpstreamSettings(_Section, frozen=True):
     connect_timeout: PositiveFloat = 10.0
     read_timeout: PositiveFloat = 600.0  # one silence, not the whole answer: long answers are minutes of thinking
     total_timeout: PositiveFloat = 1800.0
+    keyring_service: str = ""  # where the system's keyring has the key, if it is to be asked; "": it is not
+    keyring_user: str = "batchmill"
 
 
 class CatalogueSettings(_Section, frozen=True):
@@ -129,7 +113,10 @@ class WorkerSettings(_Section, frozen=True):
 
 
 class InputSettings(_Section, frozen=True):
-    """What a file may hold."""
+    """What a file may hold, and what is taken for what its lines leave open."""
+
+    default_model: str = ""  # for lines that name none, where --model does not; "": such a line is refused
+    default_max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0  # likewise for --max-tokens; 0: what the model can
 
     max_lines: PositiveInt = 1_000_000
     max_line_bytes: PositiveInt = 4 * 1024 * 1024
@@ -165,6 +152,7 @@ class Settings(_Section, frozen=True):
     redis_url: str | None = None
     data_dir: Path = Path("~/.local/share/batchmill")
     api_key: Secret | None = None
+    key_source: tuple[str, str] | None = None  # where the key was: a kind of place, and which one
     simulate: bool = False
     config_file: Path | None = None  # where this was read from
 
@@ -184,6 +172,13 @@ _FILE_SECTIONS = (
     "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "log", "redis_url",
     "data_dir", *TABLES,
 )  # fmt: skip
+VARIABLES = {
+    "BATCHMILL_BASE_URL": "upstream.base_url",
+    "BATCHMILL_REDIS_URL": "redis_url",
+    "BATCHMILL_DATA_DIR": "data_dir",
+}
+"""The environment's variables for settings, and which settings they win over; an empty one says nothing."""
+
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("auto", "console", "json")
 
@@ -199,20 +194,18 @@ def load(
 
     Raises ConfigError, whose message names the file or variable, the key and what would be right.
     """
-    env = os.environ if environ is None else environ
-    path = file or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else None)
-    table = _read_file(path) if path else {}
+    env = variables(environ)
+    path = config_path(file, env)
+    table = read_file(path) if path else {}
     source = str(path) if path else "the environment"
     policy = read_policy(table, source)
     merged = {key: value for key, value in table.items() if key not in TABLES}
-    if env.get("BATCHMILL_BASE_URL"):
-        upstream = table.get("upstream", {})
-        merged["upstream"] = (
-            upstream | {"base_url": env["BATCHMILL_BASE_URL"]} if isinstance(upstream, dict) else upstream
-        )
-    merged["data_dir"] = env.get("BATCHMILL_DATA_DIR") or table.get("data_dir") or _default_data_dir(env)
-    if redis_url or env.get("BATCHMILL_REDIS_URL"):
-        merged["redis_url"] = redis_url or env["BATCHMILL_REDIS_URL"]
+    merged["data_dir"] = merged.get("data_dir") or default_data_dir(env)
+    for name, key in VARIABLES.items():
+        if env.get(name):
+            _put(merged, key, env[name])
+    if redis_url:
+        merged["redis_url"] = redis_url
     try:
         settings = msgspec.convert(merged, Settings, dec_hook=_to_path)
     except msgspec.ValidationError as error:
@@ -222,17 +215,31 @@ def load(
         data_dir = settings.data_dir.expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{source}: data_dir '{settings.data_dir}' names nobody's home ({error})") from error
+    upstream = settings.upstream
+    found = find_key(env, "" if simulate else upstream.keyring_service, upstream.keyring_user)
     return msgspec.structs.replace(
         settings,
         policy=policy,
-        api_key=_api_key(env),
+        api_key=found.key if found else None,
+        key_source=(found.kind, found.where) if found else None,
         simulate=simulate,
         data_dir=data_dir,
         config_file=path,
     )
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def variables(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Return the environment, or the one given in its place."""
+    return os.environ if environ is None else environ
+
+
+def config_path(file: Path | None, env: Mapping[str, str]) -> Path | None:
+    """Return which file is read: the one given, else the one that `BATCHMILL_CONFIG` names, else none."""
+    return file or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else None)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return a config file's tables, numbers with a point as Decimals. Raises ConfigError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
@@ -251,31 +258,18 @@ def _to_path(kind: type, value: object) -> Path:
     return Path(value)
 
 
-def _api_key(env: Mapping[str, str]) -> Secret | None:
-    if key := env.get("OPENROUTER_API_KEY", "").strip():
-        return _usable_key(key, "OPENROUTER_API_KEY")
-    file = env.get("BATCHMILL_API_KEY_FILE")
-    if not file:
-        return None
-    try:
-        key = Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} can't be read ({error.strerror})") from error
-    except UnicodeDecodeError:  # holds what is in the file, so it is not passed on
-        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} is no text; put the API key into it") from None
-    if not key:
-        raise ConfigError(f"BATCHMILL_API_KEY_FILE: {file} is empty; put the API key into it")
-    return _usable_key(key, f"BATCHMILL_API_KEY_FILE: {file}")
-
-
-def _usable_key(key: str, source: str) -> Secret:
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"{source} holds more than a key: blanks, line breaks or letters that no key has")
-    return Secret(key)
-
-
-def _default_data_dir(env: Mapping[str, str]) -> str:
+def default_data_dir(env: Mapping[str, str]) -> str:
+    """Return where data is kept when nobody says where (XDG Base Directory Specification)."""
     return str(Path(env.get("XDG_DATA_HOME") or "~/.local/share") / "batchmill")
+
+
+def _put(table: dict[str, Any], key: str, value: str) -> None:
+    """Set `key` or `section.key`, in a copy of the section; what stands there and is none stays, to be refused."""
+    section, _, name = key.rpartition(".")
+    if not section:
+        table[name] = value
+    elif isinstance(within := table.get(section, {}), dict):
+        table[section] = within | {name: value}
 
 
 def _check(settings: Settings, source: str) -> None:

@@ -144,6 +144,8 @@ def _forbidden(said: ErrorReport) -> Verdict:
         return caller_fault("guardrail_blocked")
     if said.kind and said.kind in REQUEST_CODES:
         return caller_fault(said.kind)
+    if (said.limit_source or "").startswith("openrouter"):  # a budget of next year's: the enum is open
+        return account_fault("budget_spent")
     code = "region_restricted" if "region" in said.message.lower() else "permission_denied"
     return Verdict(code, Retry.NEVER, Fault.ACCOUNT)
 

@@ -72,6 +72,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "key_limit_reached": "the API key's own spending limit is reached",
         "guardrail_budget_spent": "a guardrail's budget is spent",
         "workspace_budget_spent": "the workspace's budget is spent",
+        "budget_spent": "a budget of the account is spent",
         "wrong_endpoint": "no completions API answers at this address",
         # limits
         "rate_limit_exceeded": "too many requests",
@@ -228,11 +229,17 @@ def _until_reset(value: str | None, now: float) -> float | None:
     return max(0.0, (reset / 1000 if reset >= _EPOCH_MILLISECONDS else reset) - now)
 
 
-def _until_date(value: str | None, now: float) -> float | None:
+def date_of(value: str | None) -> float | None:
+    """Return an ISO 8601 date as unix seconds, UTC where it names no zone; None for what is no date."""
     try:
-        return max(0.0, _timestamp(datetime.fromisoformat(value)) - now) if value else None
+        return _timestamp(datetime.fromisoformat(value)) if value else None
     except ValueError:
         return None
+
+
+def _until_date(value: str | None, now: float) -> float | None:
+    date = date_of(value)
+    return None if date is None else max(0.0, date - now)
 
 
 def _timestamp(when: datetime) -> float:

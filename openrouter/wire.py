@@ -86,8 +86,9 @@ class KeyBudget(msgspec.Struct, frozen=True):
     limit_usd: Decimal | None = None
     spend_usd: Decimal | None = None
     remaining_usd: Decimal | None = None
-    reset_interval: str | None = None
+    reset_interval: str | None = None  # None with a `limit_usd`: for a lifetime
     resets_at: str | None = None
+    include_byok: bool | None = None
 
 
 class FreeRequests(msgspec.Struct, frozen=True):
@@ -99,7 +100,11 @@ class FreeRequests(msgspec.Struct, frozen=True):
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
-    """`GET /key`: what the calling key may spend and has spent, in USD (None: no cap, or not told)."""
+    """`GET /key`: what the calling key may spend and has spent, in USD (None: no cap, or not told).
+
+    `budgets` has every layer that is enforced for the key, `effective_budget` the one that will refuse first. Who made
+    the key, and for which organization, is not read: it is nobody's business here.
+    """
 
     label: str | None = None
     limit: Decimal | None = None
@@ -107,7 +112,10 @@ class KeyInfo(msgspec.Struct, frozen=True):
     limit_reset: str | None = None
     usage: Decimal | None = None
     usage_daily: Decimal | None = None
+    usage_weekly: Decimal | None = None
     usage_monthly: Decimal | None = None
+    byok_usage: Decimal | None = None
+    include_byok_in_limit: bool | None = None
     is_free_tier: bool | None = None
     is_management_key: bool | None = None
     expires_at: str | None = None

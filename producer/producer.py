@@ -151,15 +151,16 @@ class Producer:
         which order models are tried where several may answer. Raises InputError, which names lines and fields.
         """
         conditions = conditions_of(max_cost, priority, project)
+        defaults = self._settings.input
         options = InputOptions(
             form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
-            model=model,
-            max_tokens=max_tokens,
+            model=defaults.default_model or None if model is None else model,
+            max_tokens=defaults.default_max_tokens or None if max_tokens is None else max_tokens,
             wish=wish_of_batch(fallback, strategy),
             limit=limit,
             speaks_openrouter=self._settings.speaks_openrouter,
-            max_lines=self._settings.input.max_lines,
-            max_line_bytes=self._settings.input.max_line_bytes,
+            max_lines=defaults.max_lines,
+            max_line_bytes=defaults.max_line_bytes,
         )
         handed = _Handed(options, conditions, skip_invalid, anew)
         if isinstance(source, str | Path):

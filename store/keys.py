@@ -127,6 +127,18 @@ def endpoints(upstream: str, model: str) -> str:
     return f"{PREFIX}endpoints:{upstream_tag(upstream)}:{model}"
 
 
+def account(upstream: str) -> str:
+    """String: what the key may spend, as of the last look (JSON; nothing of the key). Expires in a day. Workers."""
+    return f"{PREFIX}account:{upstream_tag(upstream)}"
+
+
+def account_turn(upstream: str) -> str:
+    """String: the worker that looked at the key last. Expires when the next look is due. Written by workers; gone when
+    a command asks for a new look.
+    """
+    return f"{PREFIX}account_turn:{upstream_tag(upstream)}"
+
+
 def maintenance(upstream: str) -> str:
     """String: the worker that does the fleet's upkeep now. Expires after a few heartbeats. Workers."""
     return f"{PREFIX}maintenance:{upstream_tag(upstream)}"

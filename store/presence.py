@@ -17,3 +17,4 @@ async def forget_refusal(redis: Redis, upstream: str) -> None:
     """Forget that the account was refused: somebody may have mended it, and new workers try anew."""
     await redis.execute_command("DEL", keys.blocked(upstream, "refused"))
     await redis.execute_command("HDEL", keys.pauses(upstream), "refused")
+    await redis.execute_command("DEL", keys.account_turn(upstream))  # so the first of them looks at the key at once

@@ -1,5 +1,6 @@
 """The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired, holds of
-workers that fell silent, suspects whose fate the upstream's own books tell, the catalogue, and how endpoints are.
+workers that fell silent, suspects whose fate the upstream's own books tell, the catalogue, how endpoints are, and the
+account's own limits.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from batchmill.openrouter.client import Upstream
 from batchmill.store import batches, keys, pauses, suspects
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
+from batchmill.workers.account import AccountWatch
 from batchmill.workers.discovery import Discovery
 from batchmill.workers.health import EndpointChecks
 from batchmill.workers.reconciler import Reconciler
@@ -30,6 +32,7 @@ class Maintenance:
         self._reconciler = Reconciler(redis, upstream, settings.upstream_name)
         self._discovery = Discovery(redis, settings)
         self._checks = EndpointChecks(redis, upstream, settings)
+        self._account = AccountWatch(redis, upstream, settings, worker_id)
         self._settings = settings
         self._worker_id = worker_id
         self._ours = False
@@ -62,6 +65,14 @@ class Maintenance:
             await asyncio.sleep(_EVERY)
             if self._ours:
                 await outlive(self._checks.look)
+
+    async def watch_account(self) -> None:
+        """Look at the key as a worker starts, then for ever, whenever it is our turn; beside the rest, as above."""
+        await outlive(self._account.look)
+        while True:
+            await asyncio.sleep(min(_EVERY, self._settings.account.interval))
+            if self._ours:
+                await outlive(self._account.look)
 
     async def sweep(self) -> None:
         """Keep live batches and queue their lost shards; drop from the lists what is no more; make suspects."""

@@ -114,6 +114,7 @@ class WorkerProcess:
             "reconciliation": self._maintenance.reconcile(),
             "discovery": self._maintenance.discover(),
             "endpoints": self._maintenance.check_endpoints(),
+            "account": self._maintenance.watch_account(),
             "orphanhood": self._notice_orphanhood(),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
