@@ -2,22 +2,26 @@
 
     python bench/routing.py [--seconds 1]
 
-Nothing here talks to a server: these are the pure functions that producers and workers call. The catalogue is the
-packaged one, filled up to 500 models under other ids. Each row is called for that long, after a warm-up call, on one
-core; median and p99 are of single calls, in microseconds or milliseconds as the goal is.
+These are the pure functions that producers and workers call; nothing talks to a server but the last rows. The catalogue
+is the packaged one, filled up to 500 models under other ids. Each row is called for that long, after a warm-up call, on
+one core; median and p99 are of single calls, in microseconds or milliseconds as the goal is.
 
-`fallback` is no pure function: it needs a fleet, see `fallback()`.
+The last rows are a worker's, with an embedded server: from the failure of a line on one model to its send to the next.
 """
 
 import argparse
 import gc
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import msgspec
+import uvloop
+from fallback import activation
 
 from batchmill.config.policy import Routing
 from batchmill.config.strategy import Strategy
@@ -137,9 +141,14 @@ def price_rows() -> list[Row]:
     ]
 
 
-def fallback() -> list[Row]:
-    """Return the time from a failure to the next candidate's send. Nothing yet: it takes a worker's journey."""
-    return []
+def print_fallback() -> None:
+    """Print how long it takes from a failure to the send on the next model, of one line and with many in the air."""
+    for lines, at_once, seconds in ((300, 1, 0.02), (2000, 100, 0.2)):
+        with tempfile.TemporaryDirectory() as folder:
+            took = uvloop.run(activation(Path(folder), lines, at_once=at_once, seconds=seconds))
+        median, p99 = statistics.median(took), statistics.quantiles(took, n=PERCENTILES, method="inclusive")[-1]
+        name = f"from a failure to the next model's send, {at_once} in the air"
+        print(f"| {name} | {in_unit(median, '5 ms')} | {in_unit(p99, '5 ms')} | 5 ms | {len(took):,} |", flush=True)
 
 
 def measure(call: Callable[[], object], seconds: float) -> tuple[float, float, int]:
@@ -168,10 +177,11 @@ def main() -> None:
     gc.disable()
     print("| what | median | p99 | goal | calls |")
     print("|---|---|---|---|---|")
-    for name, goal, call in [*rows(), *fallback()]:
+    for name, goal, call in rows():
         gc.collect()
         median, p99, calls = measure(call, seconds)
         print(f"| {name} | {in_unit(median, goal)} | {in_unit(p99, goal)} | {goal} | {calls:,} |", flush=True)
+    print_fallback()
 
 
 if __name__ == "__main__":

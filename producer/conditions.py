@@ -18,7 +18,9 @@ from batchmill.producer.own_members import make_wish
 from batchmill.producer.pricing import Pricer
 from batchmill.store import policy
 from batchmill.store.catalogue import models_of
+from batchmill.store.health import health_of
 from batchmill.store.model import Priority
+from batchmill.store.statistics import models_seen
 
 _PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # as in the config file
 
@@ -67,7 +69,9 @@ async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -
     in_force = await policy.live(redis, settings.upstream_name)
     rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
     today = datetime.now(UTC).date().isoformat()
-    return Pricer(models, rules, conditions, strict=settings.speaks_openrouter, today=today)
+    seen = await models_seen(redis, settings.upstream_name)
+    health = await health_of(redis, settings.upstream_name, seen) if seen else {}
+    return Pricer(models, rules, conditions, strict=settings.speaks_openrouter, today=today, health=health)
 
 
 def _nano_of(max_cost: Decimal | str | int) -> int:

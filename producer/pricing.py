@@ -10,6 +10,8 @@ request ── excluded by the policy ───────────── mo
 A line under no budget is never refused for what it may cost, where the upstream names no prices.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from batchmill.config.policy import Policy, Routing
@@ -17,6 +19,7 @@ from batchmill.openrouter.bounds import Reading, bound_of, read_body, with_max_t
 from batchmill.producer.lines import BadLine, Conditions, Priced, Request
 from batchmill.producer.routes import Router
 from batchmill.producer.tariffs import Refusal, Tariff, Tariffs
+from batchmill.routing.health import ModelHealth
 from batchmill.store.catalogue import Models
 from batchmill.store.model import Terms
 
@@ -25,15 +28,22 @@ class Pricer:
     """Prices the lines of one batch. Pure; what it finds out about a model is kept.
 
     `strict` is for an upstream that names the prices of all its models, and heeds a `max_price`: OpenRouter. `today`
-    is a date, YYYY-MM-DD in UTC: models that have expired by then are on no route.
+    is a date, YYYY-MM-DD in UTC: models that have expired by then are on no route. `health` is what "auto" chooses by.
     """
 
     def __init__(
-        self, models: Models, policy: Policy, conditions: Conditions, *, strict: bool, today: str = ""
+        self,
+        models: Models,
+        policy: Policy,
+        conditions: Conditions,
+        *,
+        strict: bool,
+        today: str = "",
+        health: Mapping[str, ModelHealth] | None = None,
     ) -> None:
         self.conditions = conditions
         self._tariffs = Tariffs(models, policy, conditions, strict=strict)
-        self._router = Router(self._tariffs, today=today)
+        self._router = Router(self._tariffs, today=today, health=health)
         self._names = self._router.names
         self._terms: dict[str, Terms] = {}
         self._accepted: set[str] = set()  # models whose lines run whatever is in them

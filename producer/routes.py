@@ -30,7 +30,7 @@ from batchmill.routing.candidates import Considered
 from batchmill.routing.eligibility import unfit
 from batchmill.routing.health import ModelHealth
 from batchmill.routing.needs import Needs, needs_of, rounded
-from batchmill.store.model import Fare, Road, Route, Terms
+from batchmill.store.model import LANE_OF_A_ROUTE, Fare, Road, Route, Terms
 
 _DIGEST_BYTES = 4
 _TOLD = 3  # reasons in a refusal
@@ -232,7 +232,7 @@ class Router:
 def lane_of(route: Route) -> str:
     """Return the name of the lane of a route, the same for the same route."""
     nameless = msgspec.structs.replace(route, unfit=tuple(Considered(each.model, "") for each in route.unfit))
-    return f"{route.asked}#{blake2b(_encode(nameless), digest_size=_DIGEST_BYTES).hexdigest()}"
+    return f"{route.asked}{LANE_OF_A_ROUTE}{blake2b(_encode(nameless), digest_size=_DIGEST_BYTES).hexdigest()}"
 
 
 def _weighted(alias: Alias) -> Iterator[_Named]:

@@ -73,6 +73,10 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
     live: bool = False  # its tokens are to be seen while they come
 
 
+LANE_OF_A_ROUTE = "#"
+"""Stands in the name of a routed lane between what was asked for and a digest; no model has it in its id."""
+
+
 class Fare(msgspec.Struct, frozen=True, array_like=True):
     """What one call of a line takes at most on one road, and what it is likely to cost (None: nobody knows)."""
 

@@ -270,3 +270,21 @@ async def test_a_paid_failure_counts_in_the_lines_cost() -> None:
     town = Town(lambda model: OK if model == "b/two" else paid)
     (result,) = await town.over(town.routed(1, route()))
     assert result.cost == 740
+
+
+async def test_why_routed_lines_wait_is_told_to_those_who_ask_by_what_they_asked_for() -> None:
+    town = Town()
+    town.gate.script = lambda question: refusal(Why.SHARE, wait=3_600_000)
+    town.routed(1, route(strategy=Strategy.ROUND_ROBIN))
+    await settle()
+    assert {(reason.scope, reason.kind) for reason, _ in town.blocked} == {("fast", "share")}
+    town.dispatcher.drain()
+
+
+async def test_a_failed_line_that_wanted_live_tokens_says_so_when_it_is_handed_back() -> None:
+    town = Town(lambda _: failure(Retry.NEVER, code="invalid_request", fault=Fault.CALLER, status=400))
+    claim = Claim("upstream", "m", "batch_1.0.1", "run-1", "1")
+    shard = ShardRun(claim, [Line(0, "zero", b'{"model":"m"}', 1, 1, live=True)])
+    town.dispatcher.add(shard)
+    (result,) = await town.over(shard)
+    assert result.request == b'{"model":"m","stream_to":true}'

@@ -13,12 +13,12 @@ from batchmill.openrouter.models import ModelFacts, find_model
 from batchmill.store import catalogue, keys, lanes, policy
 from batchmill.store.catalogue import Models, Refreshed, changes
 from batchmill.store.errors import StoreError
+from batchmill.store.model import LANE_OF_A_ROUTE
 
 log = structlog.get_logger()
 
 _PAUSE = 15.0  # seconds after a refresh that failed
 _DAY = 86_400  # seconds
-_LANE_OF_A_ROUTE = "#"  # then a digest
 
 
 class Discovery:
@@ -96,7 +96,7 @@ class Discovery:
             rules = Policy()
         used: dict[str, ModelFacts] = {}
         for lane in await lanes.waiting(self._redis, upstream):
-            asked, mark, _ = lane.rpartition(_LANE_OF_A_ROUTE)
+            asked, mark, _ = lane.rpartition(LANE_OF_A_ROUTE)
             name = asked if mark else lane
             alias = rules.alias(name)
             for model in alias.models if alias else (name,):

@@ -20,7 +20,7 @@ from batchmill.workers.flights import SAID, Blocked, Flights, Observe, Restraint
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import Hold, LineRun, ShardRun
 from batchmill.workers.places import Lane, Lanes
-from batchmill.workers.reasons import of_lane, reason_of
+from batchmill.workers.reasons import as_asked, reason_of
 from batchmill.workers.recorder import Recorder
 from batchmill.workers.roads import Guide, NoOutlook, Outlook, trouble_at_gate
 
@@ -244,7 +244,7 @@ class Dispatcher:
     def _say(self, rules: Rules, reply: Reply, run: LineRun) -> None:
         reason = reason_of(rules, reply, run.shard.claim.batch_id)
         if reason is not None:
-            self._on_blocked(of_lane(reason, run), _REFUSED + SAID)
+            self._on_blocked(as_asked(reason, run), _REFUSED + SAID)
 
     def _starve(self, lane: Lane, rules: Rules, reply: Reply, runs: Iterable[LineRun]) -> None:
         """Let batches wait for a budget; for long, somewhere else: their shards go back, their places are others'."""

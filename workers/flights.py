@@ -154,7 +154,7 @@ class Flights:
                 self._ground.wait(run, lane, delay)
                 if lane.waiting and not lane.ready and not lane.in_air:
                     text = f"{run.model} fails ({failure.code}), trying again"
-                    self._on_blocked(Reason(lane.model, "retry", text), delay + SAID)
+                    self._on_blocked(Reason(run.asked, "retry", text), delay + SAID)
             case journey.RestScope() as rest:
                 self._recorder.back(run.shard.claim.batch_id)
                 return rest
@@ -171,8 +171,8 @@ class Flights:
             run.shard.in_air -= 1
             self._ground.wait(run, lane)
             self._ground.pump()
-        said = scope if scope != model else lane.model
-        self._on_blocked(Reason(said, "pause", _refusal(scope, failure)), pause.seconds)
+        waits = run.asked if scope == model else scope
+        self._on_blocked(Reason(waits, "pause", _refusal(scope, failure)), pause.seconds)
         if pause.begun:
             seconds = round(pause.seconds, 1)
             log.warning("scope.rests", scope=scope, seconds=seconds, code=failure.code, status=failure.status)

@@ -15,6 +15,7 @@ from batchmill.routing.health import EndpointHealth, Stated
 from batchmill.store.clock import now_ms
 from batchmill.store.health import keep_stated, stated_of
 from batchmill.store.lanes import waiting
+from batchmill.store.model import LANE_OF_A_ROUTE
 from batchmill.store.statistics import models_seen
 
 log = structlog.get_logger()
@@ -22,7 +23,6 @@ log = structlog.get_logger()
 _AT_ONCE = 4
 _KEPT_SECONDS = 3600.0  # and three intervals at least
 _UNKNOWN_FOR = 3600.0  # seconds until an upstream without the call, or a model that it does not know, is asked again
-_LANE_OF_A_ROUTE = "#"  # is no model's; the models of its roads are candidates
 _PERCENT = 100
 
 
@@ -65,7 +65,7 @@ class EndpointChecks:
         """Return the models with lines that wait, that were sent to in the last hour, or that may be sent to."""
         lanes = await waiting(self._redis, self._upstream)
         seen = await models_seen(self._redis, self._upstream)
-        return {*seen, *(name for name in lanes if _LANE_OF_A_ROUTE not in name)}
+        return {*seen, *(name for name in lanes if LANE_OF_A_ROUTE not in name)}
 
     async def _check(self, model: str) -> None:
         health = self._settings.health

@@ -206,7 +206,8 @@ def _failed(run: LineRun, failure: Failure) -> Result:
 
 def _handed_in(run: LineRun) -> bytes:
     """Return the body as it came, so that a failed line can be handed in again and is routed anew."""
-    return run.line.body if run.trip is None else with_members(run.line.body, run.trip.route.members)
+    body = run.line.body if run.trip is None else with_members(run.line.body, run.trip.route.members)
+    return with_members(body, b'"stream_to":true') if run.line.live else body
 
 
 def _cost(run: LineRun) -> int | None:

@@ -57,6 +57,11 @@ class LineRun:
         return self.shard.claim.model if self.trip is None else self.trip.road.model
 
     @property
+    def asked(self) -> str:
+        """What it asked for: that model, or the alias and the like that its route is for."""
+        return self.shard.claim.model if self.trip is None else self.trip.route.asked
+
+    @property
     def pricing(self) -> bytes | None:
         """What that model costs, see `Terms.pricing`."""
         return self.shard.terms.pricing if self.trip is None else self.trip.road.pricing

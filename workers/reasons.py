@@ -44,11 +44,11 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
             return None
 
 
-def of_lane(reason: Reason, run: LineRun) -> Reason:
-    """Return the reason as that of the line's lane, where those look who wait for a routed line."""
+def as_asked(reason: Reason, run: LineRun) -> Reason:
+    """Return the reason as one of what the line asked for, where those look who wait for a routed line."""
     if run.trip is None or reason.scope != run.model:
         return reason
-    return msgspec.structs.replace(reason, scope=run.shard.claim.model)
+    return msgspec.structs.replace(reason, scope=run.asked)
 
 
 def _until(reply: Reply) -> str:
