@@ -103,12 +103,16 @@ def _prices(item: Item) -> Iterator[tuple[str, str]]:
     told = ", ".join(f"{name} {usd_text(rate)}" for name, rate in rates if rate is not None)
     yield "price", f"{told} a million tokens" if told else "not known"
     each = (("request", listed.request), ("image", listed.image))
-    if more := ", ".join(f"{usd_text(rate)} a {name}" for name, rate in each if rate is not None):
+    if more := ", ".join(f"{usd_text(rate)} {_one(name)}" for name, rate in each if rate is not None):
         yield "and", more
     if listed.blended is not None:
         yield "blended", f"{usd_text(listed.blended)} a million tokens, three read to one written"
     for override in listed.price.overrides:
         yield "but", override_text(override)
+
+
+def _one(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def override_text(override: Override) -> str:

@@ -137,6 +137,8 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
     capped: bool = False  # the batch has a budget of its own
     provider: bytes | None = None
     route: Route | None = None
+    tags: tuple[str, ...] = ()  # "key=value", for reports
+    cache: bool = False  # the same line may be answered from an earlier result
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
