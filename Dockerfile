@@ -4,6 +4,7 @@ RUN python -m venv /opt/batchmill
 COPY pyproject.toml README.md LICENSE ./
 COPY config config
 COPY openrouter openrouter
+COPY routing routing
 COPY store store
 COPY producer producer
 COPY workers workers

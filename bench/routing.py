@@ -143,7 +143,7 @@ def price_rows() -> list[Row]:
 
 def print_fallback() -> None:
     """Print how long it takes from a failure to the send on the next model, of one line and with many in the air."""
-    for lines, at_once, seconds in ((300, 1, 0.02), (2000, 100, 0.2)):
+    for lines, at_once, seconds in ((300, 1, 0.02), (4000, 100, 0.2)):
         with tempfile.TemporaryDirectory() as folder:
             took = uvloop.run(activation(Path(folder), lines, at_once=at_once, seconds=seconds))
         median, p99 = statistics.median(took), statistics.quantiles(took, n=PERCENTILES, method="inclusive")[-1]

@@ -145,7 +145,8 @@ class Tariffs:
         caps = [Cap(each.limit, each.name) for each in self.policy.budgets_for(model, self.conditions.project)]
         if self.conditions.max_cost is not None:
             caps.append(Cap(self.conditions.max_cost))
-        facts = known or ModelFacts(model, pricing or b"{}")
+        # a listing without prices (most are not OpenRouter's) says too little of its limits to give a line one
+        facts = known if known and known.names_price else ModelFacts(model, pricing or b"{}")
         narrowest = min(caps, key=lambda cap: cap.limit, default=None)
         return Tariff(
             model,

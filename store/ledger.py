@@ -1,7 +1,7 @@
 """The ledger: what every call that may have cost money cost, and whose it was. No prompt, no answer, no key.
 
-    settled call ──► a usage record, and the roll-up of its day     (in the same step as the money, so that nothing
-    late bill, look-up, release ──► a record that corrects           is ever there twice or missing)
+settled call ──► a usage record, and the roll-up of its day     (in the same step as the money, so that nothing
+late bill, look-up, release ──► a record that corrects           is ever there twice or missing)
 """
 
 from enum import StrEnum

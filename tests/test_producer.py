@@ -24,6 +24,11 @@ from batchmill.store.staging import Shard, shard_size
 from .fleet_helpers import lines
 
 
+async def left(redis: Redis) -> list[bytes]:
+    """Return the keys that are there, but for what is noted of the upstream's catalogue, which can't be asked here."""
+    return [name for name in await redis.execute_command("KEYS", "*") if b":catalogue" not in name]
+
+
 @pytest.fixture
 def producer(redis: Redis, settings: Settings) -> Producer:
     """A producer on an empty Redis."""
@@ -165,7 +170,7 @@ async def test_a_bad_line_stops_everything_and_leaves_nothing(producer: Producer
     with pytest.raises(InputError, match=r"bad\.jsonl: 1 bad line, nothing was enqueued.*--skip-invalid") as caught:
         await producer.submit(path)
     assert "line 4, body" in str(caught.value)
-    assert await redis.dbsize() == 0
+    assert await left(redis) == []
 
 
 async def test_the_list_of_bad_lines_is_capped_and_counted(producer: Producer, tmp_path: Path) -> None:
@@ -219,7 +224,7 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(
     monkeypatch.setattr(intake, "survey", meddled)
     with pytest.raises(InputError, match="changed while it was read"):
         await producer.submit(file)
-    assert await redis.dbsize() == 0
+    assert await left(redis) == []
 
 
 async def test_lines_may_be_objects_bytes_or_text(producer: Producer) -> None:
@@ -290,7 +295,7 @@ async def test_a_submitter_that_is_stopped_leaves_only_what_expires(
     monkeypatch.setattr("batchmill.store.staging.Staging.release", stopped)
     with pytest.raises(KeyboardInterrupt):
         await producer.submit(file)
-    assert await redis.dbsize() == 0
+    assert await left(redis) == []
 
 
 async def test_connecting_uses_the_embedded_server_by_default(settings: Settings) -> None:

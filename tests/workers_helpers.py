@@ -143,6 +143,9 @@ class Gate(Gatekeeper):
             self._due = True
             asyncio.get_running_loop().call_soon(self._ask_all)
 
+    def hurry(self) -> None:
+        self.wake()
+
     def answer(self, reply: Callable[[Question], Reply | None] | None = None) -> None:
         """Answer the first question that stays at the gate."""
         question = self.waiting.pop(0)

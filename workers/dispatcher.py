@@ -112,6 +112,11 @@ class Dispatcher:
         if self.free > 0 and not self.draining and self._recorder.healthy:
             self._gatekeeper.wake()
 
+    def hurry(self) -> None:
+        """Have the gate asked at once."""
+        if not self.draining and self._recorder.healthy:
+            self._gatekeeper.hurry()
+
     def questions(self) -> list[Question]:
         """Take out the lines that fill the free places, and ask for them together."""
         if self.draining or not self._recorder.healthy:

@@ -56,6 +56,9 @@ class Ground(Protocol):
     def pump(self) -> None:
         """Have free places filled."""
 
+    def hurry(self) -> None:
+        """Have them filled at once."""
+
 
 class Flights:
     """The calls of one process."""
@@ -152,6 +155,8 @@ class Flights:
             case journey.TryAgain(failure, delay):
                 self._recorder.back(run.shard.claim.batch_id)
                 self._ground.wait(run, lane, delay)
+                if not delay:
+                    self._ground.hurry()
                 if lane.waiting and not lane.ready and not lane.in_air:
                     text = f"{run.model} fails ({failure.code}), trying again"
                     self._on_blocked(Reason(run.asked, "retry", text), delay + SAID)
