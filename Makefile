@@ -26,6 +26,7 @@ unit: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev ## the tables of docs/performance.md (about ten minutes)
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/gate.py
+	$(BIN)/python bench/routing.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
