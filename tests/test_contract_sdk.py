@@ -211,15 +211,19 @@ async def test_the_catalogue_decodes_and_our_client_reads_the_same() -> None:
         assert (priced["prompt"], priced["completion"]) == (model.pricing.prompt, model.pricing.completion)
         assert known.context_length in (model.context_length, None)
         assert known.max_completion_tokens in (model.top_provider.max_completion_tokens, None)
+        assert (known.name, known.created, known.canonical_slug) == (model.name, model.created, model.canonical_slug)
+        assert set(known.input_modalities) == set(model.architecture.input_modalities)
+        assert set(known.parameters) == set(model.supported_parameters)
 
 
-async def test_endpoints_decode_with_their_statistics() -> None:
-    async with sdk_desk(latency="20", faults=Faults(rates={FaultKind.INTERNAL: 0.1})) as at:
+async def test_endpoints_decode_with_their_statistics_and_our_client_reads_the_same() -> None:
+    async with sdk_desk(latency="20", faults=Faults(rates={FaultKind.INTERNAL: 0.1})) as at, ours(at) as upstream:
         for number in range(12):
             with_fault = at.client.chat.send_async(messages=[{"role": "user", "content": str(number)}], model=MODEL)
             await asyncio.gather(with_fault, return_exceptions=True)
         listed = await at.client.endpoints.list_async(author="openai", slug="gpt-4o-mini")
         found = differences(listed, at.wire.json)
+        own = await upstream.endpoints(MODEL)
         private = await at.client.endpoints.list_zdr_endpoints_async()
         assert differences(private, at.wire.json).wrong == []
     assert found.wrong == []
@@ -227,6 +231,13 @@ async def test_endpoints_decode_with_their_statistics() -> None:
     (endpoint,) = listed.data.endpoints
     assert endpoint.latency_last_30m.p50 == pytest.approx(0.006)
     assert endpoint.throughput_last_30m.p50 > 0
+    assert own is not None
+    assert [(each.provider_name, each.tag, each.context_length, each.status) for each in own] == [
+        (endpoint.provider_name, endpoint.tag, endpoint.context_length, endpoint.status)
+    ]
+    assert own[0].uptime_last_5m == endpoint.uptime_last_5m
+    assert own[0].latency_ms is not None
+    assert own[0].latency_ms.p50 == pytest.approx(1000 * endpoint.latency_last_30m.p50)
     assert len(private.data) > len({each.model_id for each in private.data})
 
 
