@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from batchmill.cli.gate import print_table
-from batchmill.cli.words import moment, money
-from batchmill.openrouter.money import to_usd
+from batchmill.cli.words import moment
+from batchmill.openrouter.money import dollars, to_usd
 from batchmill.producer.render import to_json
 from batchmill.store.gauges import BudgetGauge, Suspect
 
@@ -35,9 +35,9 @@ def print_budgets(found: Sequence[BudgetGauge], *, as_json: bool) -> None:
 def describe(gauge: BudgetGauge) -> str:
     """Return a budget in a sentence."""
     where = f" ({_window(gauge)})" if gauge.period else ""
-    said = [f"{money(gauge.spent)} spent of {money(gauge.limit)}"]
-    said += [f"{money(amount)} {name}" for name in ("held", "suspect", "debt") if (amount := getattr(gauge, name))]
-    said.append(f"{money(gauge.free)} free")
+    said = [f"{dollars(gauge.spent)} spent of {dollars(gauge.limit)}"]
+    said += [f"{dollars(amount)} {name}" for name in ("held", "suspect", "debt") if (amount := getattr(gauge, name))]
+    said.append(f"{dollars(gauge.free)} free")
     if gauge.resets_ms is not None:
         said.append(f"begins anew {moment(gauge.resets_ms / 1000)}")
     return f"budget {gauge.name}{where}: {', '.join(said)}"
@@ -62,13 +62,13 @@ def print_suspects(found: Sequence[Suspect], *, as_json: bool) -> None:
 def in_all(found: Sequence[Suspect]) -> str:
     """Return how many suspects there are and what they come to."""
     noun = "suspect" if len(found) == 1 else "suspects"
-    return f"{len(found):,} {noun}, {money(sum(suspect.amount for suspect in found))} in all"
+    return f"{len(found):,} {noun}, {dollars(sum(suspect.amount for suspect in found))} in all"
 
 
 def _row(gauge: BudgetGauge) -> list[str]:
     resets = "never" if gauge.resets_ms is None else moment(gauge.resets_ms / 1000)
-    limit = money(gauge.limit) + (f" (file: {money(gauge.declared)})" if gauge.declared is not None else "")
-    amounts = [money(getattr(gauge, name)) if getattr(gauge, name) else "-" for name in _MONEY[1:]]
+    limit = dollars(gauge.limit) + (f" (file: {dollars(gauge.declared)})" if gauge.declared is not None else "")
+    amounts = [dollars(getattr(gauge, name)) if getattr(gauge, name) else "-" for name in _MONEY[1:]]
     return [gauge.name, _window(gauge), _reach(gauge), limit, *amounts, resets]
 
 
@@ -100,7 +100,7 @@ def _object(gauge: BudgetGauge) -> dict[str, Any]:
 def _suspect_row(suspect: Suspect) -> list[str]:
     return [
         suspect.hold,
-        money(suspect.amount),
+        dollars(suspect.amount),
         "" if suspect.at is None else moment(suspect.at / 1000),
         suspect.model or "",
         suspect.batch or "",

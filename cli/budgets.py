@@ -112,8 +112,7 @@ async def _show(settings: "Settings", as_json: bool) -> int:
 
 async def _raise(settings: "Settings", name: str, limit: Decimal) -> int:
     from batchmill.cli.budget_views import describe
-    from batchmill.cli.words import money
-    from batchmill.openrouter.money import to_nano
+    from batchmill.openrouter.money import dollars, to_nano
     from batchmill.store import gauges, lanes
     from batchmill.store.connection import open_store
     from batchmill.store.policy import raise_budget
@@ -124,7 +123,7 @@ async def _raise(settings: "Settings", name: str, limit: Decimal) -> int:
         await lanes.unpark_all(store.redis, upstream)
         found = [gauge for gauge in await gauges.budgets(store.redis, upstream) if gauge.name == name]
     verb = "raised" if raised.after > raised.before else "lowered" if raised.after < raised.before else "left"
-    click.echo(f"{name}: {verb} from {money(raised.before)} to {money(raised.after)}", err=True)
+    click.echo(f"{name}: {verb} from {dollars(raised.before)} to {dollars(raised.after)}", err=True)
     for gauge in found:
         click.echo(describe(gauge), err=True)
     return exit_codes.OK

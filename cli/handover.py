@@ -5,8 +5,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.cli.source import Source
-from batchmill.cli.words import lines, money
+from batchmill.cli.words import lines
 from batchmill.config.settings import Settings
+from batchmill.openrouter.money import dollars
 from batchmill.producer import Batch, Producer
 from batchmill.store.model import BatchStatus
 from batchmill.store.presence import workers_alive
@@ -67,9 +68,8 @@ def announce(batch: Batch, status: BatchStatus) -> None:
 def _kept_budget(status: BatchStatus) -> str:
     if status.max_cost is None:
         return "it has no --max-cost, and gets none now; --fresh runs all lines anew with one"
-    return (
-        f"it keeps its --max-cost of {money(status.max_cost)}; change it with: batchmill budgets raise {status.id} USD"
-    )
+    kept = f"it keeps its --max-cost of {dollars(status.max_cost)}"
+    return f"{kept}; change it with: batchmill budgets raise {status.id} USD"
 
 
 async def say_who_works(redis: Redis, status: BatchStatus, options: str) -> None:

@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchmill.cli.words import duration, money, share
+from batchmill.cli.words import duration, share
+from batchmill.openrouter.money import dollars
 from batchmill.store.model import BatchStatus
 
 _PLAIN_EVERY = 5.0  # seconds
@@ -143,7 +144,7 @@ def plain_line(status: BatchStatus, speed: Speed) -> str:
             f"{speed.lines_per_second:,.1f} lines/s",
             f"ETA {speed.remaining(status.total - status.done)}",
         ]
-    parts.append(money(status.cost))
+    parts.append(dollars(status.cost))
     if status.blocked_on:
         parts.append(f"waiting: {status.blocked_on}")
     return " · ".join(parts)
@@ -162,7 +163,7 @@ def picture(status: BatchStatus, speed: Speed, elapsed: float) -> RenderableType
         " · ",
         (f"{status.failed:,} failed", "red" if status.failed else "dim"),
         f" · {status.running:,} in the air · {speed.lines_per_second:,.1f} lines/s",
-        f" · {status.usage.prompt_tokens:,}+{status.usage.completion_tokens:,} tokens · {money(status.cost)}",
+        f" · {status.usage.prompt_tokens:,}+{status.usage.completion_tokens:,} tokens · {dollars(status.cost)}",
     )
     rows: list[RenderableType] = [head, numbers]
     if status.blocked_on:

@@ -4,8 +4,7 @@ import shutil
 import textwrap
 from typing import Any, Final
 
-from batchmill.cli.words import money
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import dollars, to_usd
 from batchmill.producer.explanation import Explanation, Way
 
 _WIDEST: Final = 100
@@ -60,8 +59,8 @@ def _head(found: Explanation) -> str:
 def _costs(way: Way) -> str:
     if way.bound is None:
         return "nobody knows what it costs: no price is known"
-    likely = "" if way.estimate is None else f"likely {money(way.estimate)}, "
-    return f"{likely}at most {money(way.bound)} and {way.tokens:,} tokens"
+    likely = "" if way.estimate is None else f"likely {dollars(way.estimate)}, "
+    return f"{likely}at most {dollars(way.bound)} and {way.tokens:,} tokens"
 
 
 def _percent(share: float) -> str:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from batchmill.cli import exit_codes
 from batchmill.cli.progress import Speed, plain_line
-from batchmill.cli.words import cost_of, duration, lines, moment, money, outcomes, share
+from batchmill.cli.words import cost_of, duration, lines, moment, outcomes, share
+from batchmill.openrouter.money import dollars
 from batchmill.producer import Producer
 from batchmill.producer.render import batch_object, to_json
 from batchmill.store.model import BatchState, BatchStatus
@@ -112,7 +113,7 @@ def _cells(status: BatchStatus) -> dict[str, str]:
         "progress": f"{share(status.done, status.total)} of {status.total:,}",
         "ok": f"{status.succeeded:,}",
         "failed": f"{failed:,}",
-        "cost": money(status.cost),
+        "cost": dollars(status.cost),
         "created": moment(status.created_at),
         "source": status.source or "",
     }

@@ -1,29 +1,21 @@
 """Numbers, money and times as people read them."""
 
 from datetime import datetime
-from decimal import Decimal
 
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import dollars
 from batchmill.store.model import BatchStatus
 
 _MINUTE = 60
 _HOUR = 3600
-_CENT = Decimal("0.01")
-
-
-def money(nano: int) -> str:
-    """Return nano-dollars as dollars, with as many digits as matter."""
-    usd = to_usd(nano)
-    return f"${usd:,.2f}" if usd >= 100 * _CENT * 100 else f"${usd:.4f}" if usd >= _CENT else f"${usd:.6f}"
 
 
 def cost_of(status: BatchStatus) -> str:
     """Return what a batch cost so far, and when not all of it was told, how much is untold."""
     if not status.uncosted:
-        return money(status.cost)
+        return dollars(status.cost)
     if not status.cost:
         return "not told by the upstream"
-    return f"{money(status.cost)} and {status.uncosted:,} lines whose cost was not told"
+    return f"{dollars(status.cost)} and {status.uncosted:,} lines whose cost was not told"
 
 
 def duration(seconds: float) -> str:

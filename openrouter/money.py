@@ -3,6 +3,7 @@
 from decimal import ROUND_CEILING, Decimal
 
 NANO = 1_000_000_000
+_HUNDRED, _CENT, _SMALL = Decimal(100), Decimal("0.01"), Decimal("0.00001")
 
 
 def to_nano(usd: Decimal) -> int:
@@ -13,3 +14,13 @@ def to_nano(usd: Decimal) -> int:
 def to_usd(nano: int) -> Decimal:
     """Return nano-dollars as USD, exactly."""
     return Decimal(nano) / NANO
+
+
+def dollars(nano: int) -> str:
+    """Return nano-dollars as people read them, with as many digits as matter."""
+    usd = to_usd(nano)
+    if usd >= _HUNDRED:
+        return f"${usd:,.2f}"
+    if usd >= _CENT:
+        return f"${usd:.4f}"
+    return f"${usd:.9f}" if 0 < usd < _SMALL else f"${usd:.6f}"

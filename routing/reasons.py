@@ -1,10 +1,9 @@
 """Why a candidate stands where it stands, in words with numbers. Pure."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Final
 
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import dollars
 from batchmill.routing.health import FOR_EVER, ModelHealth
 
 NOTHING_KNOWN: Final = "nothing is known yet of how it does"
@@ -18,7 +17,6 @@ _HOUR = 3600
 _DAY = 86_400
 _ALL = 100.0
 _NEARLY_ALL = 99.9
-_CENT = Decimal("0.01")
 
 
 def of_health(health: ModelHealth) -> str:
@@ -59,12 +57,6 @@ def of_breaker(until: int) -> str:
 def of_estimate(estimate: int | None) -> str:
     """Return what a line is likely to cost (nano-dollars)."""
     return "nobody knows what it is likely to cost" if estimate is None else f"about {dollars(estimate)}"
-
-
-def dollars(nano: int) -> str:
-    """Return nano-dollars as dollars, with as many digits as matter."""
-    usd = to_usd(nano)
-    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}" if usd >= _CENT else f"${usd:.6f}"
 
 
 def seconds(ms: float) -> str:
