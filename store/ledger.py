@@ -7,6 +7,7 @@ Records lie in a stream, those that were settled together in one entry. A roll-u
 What is corrected later is corrected in the day of the call, so that a day's roll-ups tell what its calls cost.
 """
 
+import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import date, timedelta
 from enum import StrEnum
@@ -95,6 +96,7 @@ _LETTERS = {
 _COUNTED = "rapkct"
 _NAMES = {letter.encode(): name for name, letter in _LETTERS.items()}
 DAY_MS = 86_400_000
+_KEY_BYTES = 32
 _EPOCH = date(1970, 1, 1)
 
 Group = tuple[str, str, str, tuple[str, ...]]
@@ -224,3 +226,11 @@ def _counts(record: UsageRecord) -> tuple[int, ...]:
         record.completion_tokens,
         record.reasoning_tokens,
     )
+
+
+async def user_key(redis: Redis, upstream: str) -> bytes:
+    """Return the key under which users of requests are hashed: whoever comes first makes it."""
+    name = keys.user_key(upstream)
+    await redis.execute_command("SET", name, secrets.token_bytes(_KEY_BYTES), "NX")
+    found: bytes = await redis.execute_command("GET", name)
+    return found
