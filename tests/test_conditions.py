@@ -28,6 +28,7 @@ __all__ = ["desk", "shared_simulator", "simulator"]
 
 MODEL = "openai/gpt-4o-mini"
 DAY = 86_400
+TAGS = {"team": "search", "exp": "a=b, c"}
 
 
 @pytest.fixture
@@ -196,13 +197,16 @@ async def fail_all(redis: Redis, batch: Batch, model: str) -> None:
 
 
 async def test_a_retry_keeps_the_conditions(producer: Producer, redis: Redis) -> None:
-    batch = await producer.submit(lines(2, models=(MODEL,)), max_cost=1, priority=Priority.LOW, project="web")
+    batch = await producer.submit(
+        lines(2, models=(MODEL,)), max_cost=1, priority=Priority.LOW, project="web", tags=TAGS
+    )
     (work, _) = await work_of(redis, batch)
     await redis.execute_command("HSET", keys.batch_budget("simulator", batch.id), "spent", 5)
     await fail_all(redis, batch, MODEL)
     again = await batch.retry()
     status = await again.status()
     assert (status.project, status.priority, status.max_cost) == ("web", Priority.LOW, 10**9)
+    assert status.tags == (await batch.status()).tags != ()
     assert await budget_of(redis, again) == {b"limit": b"1000000000"}
     for retried in await work_of(redis, again):
         assert retried.terms == work.terms
@@ -246,9 +250,6 @@ def test_wrong_wishes_are_told_in_a_line(desk: Desk) -> None:
     assert "over the whole of the batch's --max-cost ($0.000001)" in told.err
 
 
-TAGS = {"team": "search", "exp": "a=b, c"}
-
-
 async def test_tags_go_with_every_line_and_are_told(producer: Producer, redis: Redis) -> None:
     batch = await producer.submit(lines(3), tags=TAGS)
     status = await batch.status()
@@ -289,7 +290,7 @@ def test_tags_that_can_not_be_are_refused(tags: Any, told: str) -> None:
         conditions_of(tags=tags)
 
 
-def test_a_retried_batch_and_the_commands_keep_tags(desk: Desk) -> None:
+def test_the_commands_give_and_show_tags(desk: Desk) -> None:
     desk.write("prompts.jsonl", 2)
     batch = desk.run("submit", "prompts.jsonl", "--tag", "team=search", "--tag", "exp=7").out.strip()
     assert json.loads(desk.run("status", batch, "--json").out)["x_metadata"] == {"team": "search", "exp": "7"}
