@@ -3,8 +3,9 @@
 Permanent (small, and bounded by the number of models and batches kept): `lanes`, `batches`, `live`.
 All keys of one batch share the hash tag {batch id}. `arq:` keys are arq's own format.
 
-Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit` (capped) and the
-budgets that have no window. All keys of the gate share the hash tag {gate:upstream}, so that one script may see them.
+Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit` and `usage` (both
+capped), `user_key` and the budgets that have no window. All keys of the gate share the hash tag {gate:upstream}, so
+that one script may see them.
 
 A lane belongs to an upstream, so that lines meant for a simulator never reach a worker that pays, and back.
 """
@@ -305,13 +306,39 @@ def owners(upstream: str) -> str:
 
 
 def suspects(upstream: str) -> str:
-    """Hash: hold id -> money whose fate is unknown. Permanent, until settled, reconciled or released. By the gate."""
+    """Hash: hold id -> money whose fate is unknown, and its usage record. Permanent, until settled, reconciled or
+    released. By the gate.
+    """
     return f"{_gate(upstream)}suspects"
 
 
 def closed(upstream: str) -> str:
-    """Hash: hold id -> what a suspect was closed with (`spent:debt`). Expires in a month. By close and release."""
+    """Hash: hold id -> what a suspect was closed with (`spent:debt`), and a line with its usage record, if it has one.
+    Expires in a month. By close and release.
+    """
     return f"{_gate(upstream)}closed"
+
+
+def usage(upstream: str) -> str:
+    """Stream of usage records: chunks of those that were settled together, and single ones that correct others.
+    Permanent; maintenance keeps it to `spend.keep_records` and `spend.keep_days`. Written where money is booked.
+
+    Fields: `at` (ms), `n` (records in it), and `m` (MessagePack array of records) or `b` (JSON of one record), `c` its
+    cost and `s` its source.
+    """
+    return f"{_gate(upstream)}usage"
+
+
+def rollup(upstream: str, day: str) -> str:
+    """Hash: a JSON array (project, model, provider, tags) and a letter -> what came together on one UTC day
+    (YYYY-MM-DD). Expires in ten years; maintenance drops it after `spend.rollup_days`. Written where money is booked.
+    """
+    return f"{_gate(upstream)}rollup:{day}"
+
+
+def user_key(upstream: str) -> str:
+    """String: a random key, under which users of requests are hashed in usage records. Permanent. By workers."""
+    return f"{_gate(upstream)}user_key"
 
 
 def audit(upstream: str) -> str:

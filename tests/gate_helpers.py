@@ -32,6 +32,7 @@ _TIMED = (
     (settlement, "_settle"),
     (pauses, "_pause"),
     (suspects, "_abandon"),
+    (suspects, "_close"),
     (epoch, "_tend"),
     (statistics, "_count"),
 )
