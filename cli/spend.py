@@ -3,6 +3,7 @@
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.forecast import forecast
 
 
 @click.group(invoke_without_command=True, short_help="Report what was spent, by model, project, batch, day or tag.")
@@ -12,3 +13,6 @@ def spend(context: click.Context) -> int:
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     return exit_codes.OK
+
+
+spend.add_command(forecast)

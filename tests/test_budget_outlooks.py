@@ -21,9 +21,13 @@ def outlook(gauge: BudgetGauge, rollups: list[Rollup] = STEADY, *queued: QueuedL
     return budget_outlooks([gauge], rollups, queued, MIDNIGHT)[0]
 
 
-def waiting(usd: float, lasts_ms: int | None = None, **more: str) -> QueuedLines:
-    told = {"batch": "batch_1", "project": "default", "lane": MODEL} | more
-    return QueuedLines(**told, lines=100, models=(MODEL,), observed=Fraction(dollars(usd), 100), lasts_ms=lasts_ms)
+def waiting(
+    usd: float, lasts_ms: int | None = None, *, batch: str = "batch_1", project: str = "default"
+) -> QueuedLines:
+    each = Fraction(dollars(usd), 100)
+    return QueuedLines(
+        batch=batch, project=project, lane=MODEL, lines=100, models=(MODEL,), observed=each, lasts_ms=lasts_ms
+    )
 
 
 def test_one_that_is_large_enough_holds() -> None:
