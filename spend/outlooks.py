@@ -15,7 +15,7 @@ from batchmill.config.policy import matches
 from batchmill.spend.course import DAY_MS, Basis, Course, projected_by, waiting_until
 from batchmill.spend.ledger import Rollup
 from batchmill.spend.pace import Span
-from batchmill.spend.queue import QueueCost, QueuedLines, costs_of, spent_at
+from batchmill.spend.queue import Evidence, QueueCost, QueuedLines, costs_of, spent_at
 
 _OF_BATCH = "batch"
 _HORIZON_DAYS = 366  # how far ahead the end of a budget without a window is looked for
@@ -50,7 +50,7 @@ class Verdict(StrEnum):
     """Whether a budget will do."""
 
     EXHAUSTED = "exhausted"
-    EXCEEDS = "exceeds"  # it is likely to run out before its window ends
+    EXCEEDS = "exceeds"  # likely to run out before its window ends; without a window: more waits than remains
     MAY_EXCEED = "may_exceed"  # not likely, but within the range
     HOLDS = "holds"
     UNKNOWN = "unknown"  # nothing is known of the pace, and of the queue nothing that would tell
@@ -101,12 +101,15 @@ def _outlook(budget: BudgetFacts, rollups: Sequence[Rollup], queue: Sequence[Que
     remaining = max(0, budget.limit - spent)
     ends, own = budget.resets_ms, budget.window == _OF_BATCH
     horizon = now_ms + _HORIZON_DAYS * DAY_MS if ends is None else ends
-    course = Course(() if own else [rollup for rollup in rollups if _covers(budget, rollup)], now_ms)
+    course = Course(() if own else _paid(budget, rollups), now_ms)
     waiting = sum(cost.likely for cost in queue) if ends is None else waiting_until(queue, ends - now_ms)
     projected = None
     if ends is not None or own:  # a batch ends when its lines do
         projected = projected_by(spent, None if own else course.between(horizon), waiting)
     runs_out, cause = _end(course, queue, remaining, waiting, horizon) if remaining else (now_ms, None)
+    verdict = _verdict(budget.limit, remaining, projected, known=_known(course, queue, own=own))
+    if remaining and (waiting > remaining or (cause is not None and ends is not None)):
+        verdict = Verdict.EXCEEDS  # one without a window is there to run out: only what waits already can be too much
     return BudgetOutlook(
         name=budget.name,
         window=budget.window,
@@ -117,7 +120,7 @@ def _outlook(budget: BudgetFacts, rollups: Sequence[Rollup], queue: Sequence[Que
         remaining=remaining,
         queue=waiting,
         projected=projected,
-        verdict=_verdict(budget.limit, remaining, projected, cause, known=course.basis is not Basis.NOTHING or own),
+        verdict=verdict,
         runs_out_ms=runs_out,
         cause=cause,
     )
@@ -131,25 +134,29 @@ def _end(
     if waiting <= remaining:
         return paced, Cause.PACE if paced is not None else None
     after = spent_at(queue, remaining)
-    queued = None if after is None else course.now_ms + after
+    queued = None if after is None or course.now_ms + after > horizon else course.now_ms + after
     if paced is not None and (queued is None or paced <= queued):
         return paced, Cause.PACE
     return queued, Cause.QUEUE
 
 
-def _verdict(limit: int, remaining: int, projected: Span | None, cause: Cause | None, *, known: bool) -> Verdict:
+def _verdict(limit: int, remaining: int, projected: Span | None, *, known: bool) -> Verdict:
     if not remaining:
         return Verdict.EXHAUSTED
-    if cause is not None:
-        return Verdict.EXCEEDS
     if not known:
         return Verdict.UNKNOWN
     high = projected.high if projected else None
     return Verdict.MAY_EXCEED if high is not None and high > limit else Verdict.HOLDS
 
 
-def _covers(budget: BudgetFacts, rollup: Rollup) -> bool:
-    return budget.project in (None, rollup.project) and matches(budget.models, rollup.model)
+def _known(course: Course, queue: Sequence[QueueCost], *, own: bool) -> bool:
+    """Whether enough is known to say that a budget holds: that of a batch needs the cost of its lines, and no pace."""
+    return all(cost.evidence is not Evidence.NOTHING for cost in queue) if own else course.basis is not Basis.NOTHING
+
+
+def _paid(budget: BudgetFacts, rollups: Sequence[Rollup]) -> list[Rollup]:
+    models = {model for model in {rollup.model for rollup in rollups} if matches(budget.models, model)}
+    return [rollup for rollup in rollups if rollup.model in models and budget.project in (None, rollup.project)]
 
 
 def _pays(budget: BudgetFacts, cost: QueueCost) -> bool:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from fractions import Fraction
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,8 +93,10 @@ def test_one_without_a_window_has_no_end_to_project() -> None:
     endless = budget(100, 0, window="total", period="total", resets_ms=None)
     found = outlook(endless)
     assert (found.projected, found.ends_ms) == (None, None)
-    assert (found.runs_out_ms, found.verdict) == (MIDNIGHT + 10 * DAY_MS, Verdict.EXCEEDS)
-    assert outlook(budget(9000, 0, window="total", period="total", resets_ms=None)).verdict is Verdict.HOLDS
+    assert (found.runs_out_ms, found.cause) == (MIDNIGHT + 10 * DAY_MS, Cause.PACE)
+    assert found.verdict is Verdict.HOLDS  # to run out one day is what it is there for
+    assert outlook(endless, STEADY, waiting(101)).verdict is Verdict.EXCEEDS
+    assert outlook(msgspec.structs.replace(endless, limit=dollars(9000))).runs_out_ms is None
 
 
 def test_that_of_a_batch_goes_by_its_own_lines_alone() -> None:
@@ -102,6 +105,18 @@ def test_that_of_a_batch_goes_by_its_own_lines_alone() -> None:
     assert (enough.projected, enough.verdict) == (Span(dollars(9)), Verdict.HOLDS)
     short = outlook(cap, STEADY, waiting(12, DAY_MS))
     assert (short.verdict, short.runs_out_ms) == (Verdict.EXCEEDS, MIDNIGHT + DAY_MS // 2)
+
+
+def test_that_of_a_batch_is_unknown_while_nobody_knows_what_its_lines_cost() -> None:
+    cap = BudgetGauge(name="batch_1", window="batch", limit=dollars(10))
+    unpriced = QueuedLines(batch="batch_1", project="default", lane="m/1", lines=1, models=("m/1",))
+    assert outlook(cap, STEADY, unpriced).verdict is Verdict.UNKNOWN
+
+
+def test_lines_that_do_not_move_are_told_apart_from_those_that_do() -> None:
+    slow = waiting(100, 100 * DAY_MS)
+    found = outlook(budget(30, 0), [], slow, waiting(25))
+    assert (found.cause, found.runs_out_ms) == (Cause.QUEUE, None)  # the slow ones alone reach it after the window
 
 
 def test_days_of_a_zone_end_when_they_do() -> None:

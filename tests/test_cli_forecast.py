@@ -61,7 +61,8 @@ def test_a_queue_and_budgets_are_foreseen(desk: Desk) -> None:
     monthly, evals = told["budgets"]
     assert (monthly["outlook"], monthly["over_budget"], monthly["spent_usd"] < 1) == ("exceeds", True, True)
     assert told["at"] < monthly["runs_out_at"] < monthly["ends_at"]
-    assert (evals["outlook"], evals["projected_usd"], evals["ends_at"]) == ("exceeds", None, None)
+    assert (evals["outlook"], evals["projected_usd"], evals["ends_at"]) == ("holds", None, None)
+    assert evals["runs_out_by"] == "pace"
 
 
 @pytest.mark.usefixtures("spent")
