@@ -13,11 +13,17 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Foresee day, week and month, and when budgets run out.")
-@click.option("--project", metavar="P", help="Only what this project spends, and the budgets that it has to itself.")
+@click.option("--project", metavar="NAME", help="Only what this project spends, and the budgets that it has to itself.")
 @json_option("One object with periods, budgets and queue.")
 @gate_options
+@click.pass_context
 def forecast(
-    project: str | None, as_json: bool, simulate: bool, redis_url: str | None, config_file: Path | None
+    context: click.Context,
+    project: str | None,
+    as_json: bool,
+    simulate: bool,
+    redis_url: str | None,
+    config_file: Path | None,
 ) -> int:
     """Tell what today, this week and this month (UTC) will have cost when they end, and how long budgets last.
 
@@ -30,6 +36,8 @@ def forecast(
     """
     from batchmill.cli.loop import run_async
 
+    before = context.parent.params if context.parent else {}  # what stood before the word forecast
+    project, as_json = project or before.get("project"), as_json or bool(before.get("as_json"))
     return run_async(_forecast(gate_settings(redis_url, config_file, simulate=simulate), project, as_json))
 
 

@@ -70,6 +70,8 @@ def test_a_project_alone(desk: Desk) -> None:
     told = json.loads(desk.run("spend", "forecast", "--project", "evals", "--json").out)
     assert (told["pace"]["daily_usd"], told["budgets"], told["queue"]) == (4, [], [])
     assert told["periods"][0]["spent_usd"] == 0
+    before = json.loads(desk.run("spend", "--project", "evals", "--json", "forecast").out)
+    assert before["pace"] == told["pace"]
 
 
 def test_tables_and_the_method_in_words(capsys: pytest.CaptureFixture[str]) -> None:
