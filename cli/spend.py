@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.forecast import forecast
 from batchmill.cli.gate import gate_options, gate_settings, json_option
 
 if TYPE_CHECKING:
@@ -153,3 +154,6 @@ async def _period(store: "Store", since: str, until: str | None) -> "Period":
         return period_of(since, until, await now_ms(store.redis))
     except ValueError as error:
         raise click.UsageError(f"--{error}") from None
+
+
+spend.add_command(forecast)

@@ -1,0 +1,125 @@
+"""What the lines without a result will ask for, for people: how many of each batch and lane, and what one may cost.
+
+Counts what is written of batches and shards anyway; of each batch and lane one shard is opened, for its lines' prices.
+"""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.config.strategy import Strategy
+from batchmill.routing.automatic import likely_cost
+from batchmill.routing.health import Window
+from batchmill.routing.needs import needs_of
+from batchmill.spend.queue import QueuedLines
+from batchmill.store import batches, keys, statistics
+from batchmill.store.errors import UnknownBatchError
+from batchmill.store.model import BatchState, BatchStatus, Line, Route, Terms
+from batchmill.store.staging import Shard, ShardPayload
+
+_WINDOW = Window.FIVE_MINUTES
+_SECOND_MS = 1000
+_ENOUGH = 10  # lines of a batch with a cost, before they tell what the others will cost
+
+_decode_payload = msgspec.msgpack.Decoder(ShardPayload).decode
+
+
+async def queued_lines(redis: Redis, upstream: str, project: str | None = None) -> list[QueuedLines]:
+    """Return the lines of live batches (of one project) that have no result yet, those in the air included.
+
+    How many of a batch are left is exact; how they are spread over its lanes follows from its unfinished shards.
+    """
+    found: list[QueuedLines] = []
+    for batch_id in await batches.live(redis):
+        try:
+            status = await batches.status(redis, batch_id)
+        except UnknownBatchError:
+            continue
+        if status.upstream == upstream and project in (None, status.project) and _goes_on(status):
+            found += await _of_batch(redis, status)
+    return await _timed(redis, upstream, found)
+
+
+def _goes_on(status: BatchStatus) -> bool:
+    return status.state is BatchState.IN_PROGRESS and status.done < status.total
+
+
+async def _of_batch(redis: Redis, status: BatchStatus) -> list[QueuedLines]:
+    lanes: dict[str, list[Shard]] = {}
+    for shard in await batches.open_shards(redis, status.id):
+        lanes.setdefault(shard.model, []).append(shard)
+    staged = {lane: sum(map(_lines_of, shards)) for lane, shards in lanes.items()}
+    left, whole = status.total - status.done, sum(staged.values())
+    found = []
+    for lane, shards in sorted(lanes.items()):
+        lines = left * staged[lane] // whole
+        left, whole = left - lines, whole - staged[lane]  # so that no line is lost by rounding
+        if lines:
+            queued = QueuedLines(batch=status.id, project=status.project, lane=lane, lines=lines)
+            queued = msgspec.structs.replace(queued, observed=_observed(status))
+            found.append(await _with_prices(redis, queued, shards[-1].reference))
+    return found
+
+
+def _lines_of(shard: Shard) -> int:
+    """Return how many lines a shard has, which its reference tells."""
+    return int(shard.reference.rsplit(".", 1)[1])
+
+
+def _observed(status: BatchStatus) -> Fraction | None:
+    """Return what a line of the batch cost so far, where all its lines are in one lane."""
+    costed = status.succeeded - status.uncosted
+    return Fraction(status.cost, costed) if len(status.models) == 1 and costed >= _ENOUGH else None
+
+
+async def _with_prices(redis: Redis, queued: QueuedLines, reference: str) -> QueuedLines:
+    payload = await redis.execute_command("GET", keys.shard(reference))
+    if payload is None:  # it was finished meanwhile
+        return msgspec.structs.replace(queued, models=(queued.lane,))
+    shard = _decode_payload(payload)
+    route = shard.terms.route
+    models = (queued.lane,) if route is None else tuple(road.model for road in route.roads)
+    known = [cost for line in shard.lines if (cost := _estimate(line, shard.terms)) is not None]
+    estimate = sum(known, Fraction(0)) / len(known) if known else None
+    return msgspec.structs.replace(queued, models=models, estimate=estimate)
+
+
+def _estimate(line: Line, terms: Terms) -> Fraction | None:
+    """Return what a line is likely to cost by its prices (nano-dollars), None when nobody knows."""
+    if terms.route is not None:
+        return _of_fares(line, terms.route)
+    cost = None if terms.pricing is None else likely_cost(terms.pricing, needs_of(line.body))
+    return None if cost is None else Fraction(cost)
+
+
+def _of_fares(line: Line, route: Route) -> Fraction | None:
+    """Return the first road's fare, the cheapest, or their mean: as the strategy goes."""
+    known = [fare.estimate for fare in line.fares if fare.estimate is not None]
+    if not known:
+        return None
+    if route.strategy is Strategy.ORDER:
+        return Fraction(known[0])
+    return Fraction(min(known)) if route.strategy is Strategy.COST else Fraction(sum(known), len(known))
+
+
+async def _timed(redis: Redis, upstream: str, found: Sequence[QueuedLines]) -> list[QueuedLines]:
+    """Say how long lines take at the speed of the last minutes; lines that may go to the same models share it."""
+    models = sorted({model for queued in found for model in queued.models})
+    if not models:
+        return list(found)
+    seen = await statistics.traffic(redis, upstream, models, _WINDOW)
+    sharing = {model: sum(queued.lines for queued in found if model in queued.models) for model in models}
+    return [
+        msgspec.structs.replace(
+            queued, lasts_ms=_lasts_ms((seen[model].calls, sharing[model]) for model in queued.models)
+        )
+        for queued in found
+    ]
+
+
+def _lasts_ms(models: Iterable[tuple[int, int]]) -> int | None:
+    """Return how long lines take that may go to models with so many calls lately, and so many lines for them."""
+    share = sum((Fraction(calls, lines) for calls, lines in models if lines), Fraction(0))  # of the lines, a window
+    return round(_WINDOW * _SECOND_MS / share) if share else None
