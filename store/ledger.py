@@ -243,7 +243,8 @@ async def trim(redis: Redis, upstream: str, *, keep_records: int, keep_days: int
     """Drop the oldest records until no more than these are left, by whole entries; return how many went."""
     dropped, names = 0, [keys.usage(upstream), keys.books(upstream)]
     while True:
-        gone, more = await _trim(redis, names, [keep_records, keep_days * DAY_MS, _PAGE])
+        told: tuple[int, int] = await _trim(redis, names, [keep_records, keep_days * DAY_MS, _PAGE])
+        gone, more = told
         dropped += gone
         if not more:
             return dropped

@@ -48,7 +48,7 @@ def record_of(held: Held, cost: int | None, *, answered: bool = True, project: s
 
 def settlement_of(held: Held, cost: int | None, **more: str) -> Settlement:
     outcome = Outcome.NOTHING if cost is None else Outcome.ANSWERED
-    record = record_of(held, cost, answered=cost is not None, **more)  # type: ignore[arg-type]
+    record = record_of(held, cost, answered=cost is not None, **more)
     return Settlement(held.hold, held.bound, cost, None, outcome, record=record)
 
 
