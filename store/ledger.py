@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from batchmill.spend.ledger import Rollup, Source, UsageRecord
 from batchmill.store import keys
+from batchmill.store.scripts import Script
 
 OK = "ok"
 
@@ -36,6 +37,8 @@ _NAMES = {letter.encode(): name for name, letter in _LETTERS.items()}
 DAY_MS = 86_400_000
 _KEY_BYTES = 32
 _EPOCH = date(1970, 1, 1)
+
+_trim = Script("trim")
 
 Group = tuple[str, str, str, tuple[str, ...]]
 """Project, model, provider and tags: what calls of a day have in common that are rolled up together."""
@@ -172,3 +175,21 @@ async def user_key(redis: Redis, upstream: str) -> bytes:
     await redis.execute_command("SET", name, secrets.token_bytes(_KEY_BYTES), "NX")
     found: bytes = await redis.execute_command("GET", name)
     return found
+
+
+async def trim(redis: Redis, upstream: str, *, keep_records: int, keep_days: int) -> int:
+    """Drop the oldest records until no more than these are left, by whole entries; return how many went."""
+    dropped, names = 0, [keys.usage(upstream), keys.books(upstream)]
+    while True:
+        told: tuple[int, int] = await _trim(redis, names, [keep_records, keep_days * DAY_MS, _PAGE])
+        gone, more = told
+        dropped += gone
+        if not more:
+            return dropped
+
+
+async def drop_rollups(redis: Redis, upstream: str, today: int, keep_days: int) -> None:
+    """Drop the roll-ups that are older than so many days; `today` in days since 1970."""
+    names = [keys.rollup(upstream, name_of(today - age)) for age in range(keep_days + 1, _MOST_DAYS)]
+    for start in range(0, len(names), _PAGE):
+        await redis.execute_command("UNLINK", *names[start : start + _PAGE])

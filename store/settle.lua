@@ -90,14 +90,14 @@ local function known_story(known) return known.story and cjson.decode(known.stor
 local function settle_story(text, cost, known, letter, amount)
   local old, new = known and known_story(known), new_story(text)
   if old then
-    correct(usage, rollups[day_of(known.at)], now, old, letter, amount, new, '$', cost, 'reconciled')
+    correct(usage, books, rollups[day_of(known.at)], now, old, letter, amount, new, '$', cost, 'reconciled')
   elseif new then
-    tell(usage, rollups[today], now, new, '$', cost, new.source)
+    tell(usage, books, rollups[today], now, new, '$', cost, new.source)
   end
 end
 
 local function suspect(id, amount, generation, text)
-  if text ~= '' then tell(usage, rollups[today], now, new_story(text), '?', amount, 'suspect') end
+  if text ~= '' then tell(usage, books, rollups[today], now, new_story(text), '?', amount, 'suspect') end
   if amount == 0 then return end
   local windows = {}
   for i = 1, budget_count do windows[i] = KEYS[5 + i] end
@@ -113,7 +113,7 @@ end
 local function name_suspect(id, known, generation, text)
   local old, amount = known_story(known), tonumber(known.amount)
   if old and text ~= '' then
-    correct(usage, rollups[day_of(known.at)], now, old, '?', amount, new_story(text), '?', amount, 'suspect')
+    correct(usage, books, rollups[day_of(known.at)], now, old, '?', amount, new_story(text), '?', amount, 'suspect')
     known.story = text
   elseif known.generation ~= '' or generation == '' then
     return
@@ -182,7 +182,7 @@ for i = at, #ARGV, 8 do
 end
 
 if ARGV[14] ~= '' then
-  write_usage(usage, now, 'n', ARGV[15], 'm', ARGV[14])
+  write_usage(usage, books, now, ARGV[15], 'm', ARGV[14])
   for i = at - 2 * change_count, at - 1, 2 do redis.call('HINCRBY', rollups[today], ARGV[i], ARGV[i + 1]) end
   keep_rollup(rollups[today])
 end

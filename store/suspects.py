@@ -68,8 +68,8 @@ async def close(redis: Redis, upstream: str, suspect: Suspect, cost: int) -> boo
     """Book what a suspect really cost (nano-dollars); False when somebody else closed or settled it first."""
     day = suspect.at // ledger.DAY_MS
     rollup = keys.rollup(upstream, ledger.name_of(day))
-    names = [keys.suspects(upstream), keys.closed(upstream), keys.usage(upstream), rollup, *suspect.budgets]
-    return bool(await _close(redis, names, [suspect.hold, cost, day]))
+    names = [keys.suspects(upstream), keys.closed(upstream), keys.usage(upstream), rollup, keys.books(upstream)]
+    return bool(await _close(redis, [*names, *suspect.budgets], [suspect.hold, cost, day]))
 
 
 async def release(redis: Redis, upstream: str, holds: Sequence[str], who: str) -> list[str]:
@@ -162,7 +162,7 @@ async def _abandon_some(
     done = _OTHER_DAY
     while done == _OTHER_DAY:  # at midnight, once
         day = await now_ms(redis) // ledger.DAY_MS
-        ends = [keys.usage(upstream), keys.rollup(upstream, ledger.name_of(day))]
+        ends = [keys.books(upstream), keys.usage(upstream), keys.rollup(upstream, ledger.name_of(day))]
         arguments: list[Argument] = [owner, number, budgets, len(names) - budgets, model, day, *holds]
         done = int(await _abandon(redis, [*places, *names, *ends], arguments))
     return done

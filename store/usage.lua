@@ -7,10 +7,11 @@ local function exact(number) return string.format('%.0f', number) end
 
 local function day_of(at) return math.floor(at / DAY_MS) end
 
-local function write_usage(stream, at, ...)
-  local done = redis.pcall('XADD', stream, exact(at) .. '-*', 'at', exact(at), ...)
+local function write_usage(stream, books, at, count, ...)
+  redis.call('HINCRBY', books, 'records', count)
+  local done = redis.pcall('XADD', stream, exact(at) .. '-*', 'at', exact(at), 'n', count, ...)
   if type(done) == 'table' and done.err then -- the clock went back: the entry's own `at` is right all the same
-    redis.call('XADD', stream, '*', 'at', exact(at), ...)
+    redis.call('XADD', stream, '*', 'at', exact(at), 'n', count, ...)
   end
 end
 
@@ -25,15 +26,15 @@ local function roll(rollup, group, counts, sign)
 end
 
 -- A call that is in no record yet, with its money: letter and amount.
-local function tell(stream, rollup, at, story, letter, amount, source)
+local function tell(stream, books, rollup, at, story, letter, amount, source)
   roll(rollup, story.group, story.counts, 1)
   roll(rollup, story.group, { [letter] = amount }, 1)
   keep_rollup(rollup)
-  write_usage(stream, at, 'n', 1, 'b', story.record, 'c', exact(amount), 's', source)
+  write_usage(stream, books, at, 1, 'b', story.record, 'c', exact(amount), 's', source)
 end
 
 -- A call that was told before, in the roll-up of its day, with other money; `new`, if any, is what is told of it now.
-local function correct(stream, rollup, at, old, old_letter, old_amount, new, letter, amount, source)
+local function correct(stream, books, rollup, at, old, old_letter, old_amount, new, letter, amount, source)
   if new then
     roll(rollup, old.group, old.counts, -1)
     roll(rollup, new.group, new.counts, 1)
@@ -42,6 +43,6 @@ local function correct(stream, rollup, at, old, old_letter, old_amount, new, let
   roll(rollup, old.group, { [old_letter] = old_amount }, -1)
   roll(rollup, told.group, { [letter] = amount }, 1)
   keep_rollup(rollup)
-  write_usage(stream, at, 'n', 1, 'b', told.record, 'c', exact(amount), 's', source)
+  write_usage(stream, books, at, 1, 'b', told.record, 'c', exact(amount), 's', source)
 end
 

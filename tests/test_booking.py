@@ -126,21 +126,26 @@ async def test_slow_calls_are_told_to_the_breaker_that_asks(run: LineRun, after:
     assert not booking.settlement(run, hold(), answer(7)).slow
 
 
+def told_by(settled: Settlement) -> UsageRecord:
+    assert settled.record is not None
+    return settled.record
+
+
 async def test_the_ledger_is_told_whose_call_it_was_and_what_it_took(run: LineRun) -> None:
     told = booking.settlement(run, hold(), answer(7), user_key=b"key").record
     assert told == UsageRecord(
         at=0, hold="h", project="default", batch="batch_1", index=0, custom_id="zero", asked="m", model="m",
         served="m", generation="gen-1", prompt_tokens=1000, completion_tokens=10, cost=7, latency_ms=1500,
     )  # fmt: skip
-    assert booking.settlement(run, hold(), answer(7), computed=True).record.source is Source.COMPUTED
-    unknown = booking.settlement(run, hold(), answer(None)).record
+    assert told_by(booking.settlement(run, hold(), answer(7), computed=True)).source is Source.COMPUTED
+    unknown = told_by(booking.settlement(run, hold(), answer(None)))
     assert (unknown.source, unknown.cost, unknown.outcome) == (Source.SUSPECT, 5_000_000, "ok")
-    assert booking.unknown(run, hold()).record.outcome == "abandoned"
+    assert told_by(booking.unknown(run, hold())).outcome == "abandoned"
 
 
 async def test_a_failure_that_cost_nothing_is_no_usage(run: LineRun) -> None:
     assert booking.settlement(run, hold(), failure(Retry.NEVER, billed=Billed.NO)).record is None
-    maybe = booking.settlement(run, hold(), failure(Retry.NEVER, billed=Billed.MAYBE)).record
+    maybe = told_by(booking.settlement(run, hold(), failure(Retry.NEVER, billed=Billed.MAYBE)))
     assert (maybe.source, maybe.outcome) == (Source.SUSPECT, failure(Retry.NEVER).code)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from batchmill.config.windows import WindowKind
 from batchmill.spend.ledger import Rollup, Source, UsageRecord
 from batchmill.store import ledger, settlement, suspects
 from batchmill.store.rules import Rules
@@ -31,7 +32,7 @@ from .gate_helpers import (
 )  # fmt: skip
 from .store_helpers import MODEL, UPSTREAM
 
-ALL = policy_of(budget("all", 10**12, window="total"))
+ALL = policy_of(budget("all", 10**12, window=WindowKind.TOTAL))
 TODAY, TOMORROW = "2100-01-01", "2100-01-02"
 
 
@@ -47,7 +48,7 @@ def record_of(held: Held, cost: int | None, *, answered: bool = True, project: s
 
 def settlement_of(held: Held, cost: int | None, **more: str) -> Settlement:
     outcome = Outcome.NOTHING if cost is None else Outcome.ANSWERED
-    record = record_of(held, cost, answered=cost is not None, **more)  # type: ignore[arg-type]
+    record = record_of(held, cost, answered=cost is not None, **more)
     return Settlement(held.hold, held.bound, cost, None, outcome, record=record)
 
 
@@ -107,7 +108,7 @@ async def test_calls_settled_together_are_one_entry_and_few_counters(redis: Redi
             prompt_tokens=30,
             completion_tokens=9,
             cost=12,
-        )  # fmt: skip
+        )
     ]
 
 
@@ -177,6 +178,27 @@ async def test_records_are_read_by_time_and_project(redis: Redis, clock: Clock, 
     assert await costs(until_ms=NOON + DAY) == [1]
     assert await costs(project="b") == [2]
     assert [one.day for one in await ledger.rollups(redis, UPSTREAM, TOMORROW, TOMORROW)] == [TOMORROW]
+
+
+async def test_records_are_kept_by_count_and_age_and_rollups_longer(redis: Redis, clock: Clock, worker: Worker) -> None:
+    for _ in range(4):
+        held = [await worker.take(10) for _ in range(2)]
+        await settle(worker, *(settlement_of(one, 1) for one in held), rules=held[0].rules)
+        await clock.forward(DAY)
+    assert await ledger.trim(redis, UPSTREAM, keep_records=8, keep_days=30) == 0
+    assert await ledger.trim(redis, UPSTREAM, keep_records=5, keep_days=30) == 4
+    assert len(await all_records(redis)) == 4
+    assert await ledger.trim(redis, UPSTREAM, keep_records=5, keep_days=1) == 2
+    assert {one.at for one in await all_records(redis)} == {NOON + 3 * DAY}
+    assert sum(one.requests for one in await all_rollups(redis)) == 8
+    await ledger.drop_rollups(redis, UPSTREAM, clock.now // ledger.DAY_MS, 2)
+    assert [one.day for one in await all_rollups(redis)] == ["2100-01-03", "2100-01-04"]
+
+
+async def test_a_user_key_stays_what_it_was(redis: Redis) -> None:
+    first = await ledger.user_key(redis, UPSTREAM)
+    assert len(first) == 32
+    assert await ledger.user_key(redis, UPSTREAM) == first
 
 
 COST = st.none() | st.integers(0, 15)
