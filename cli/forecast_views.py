@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from batchmill.cli.gate import print_table
-from batchmill.cli.words import lines, moment, money
-from batchmill.openrouter.money import to_usd
+from batchmill.cli.words import lines, moment
+from batchmill.openrouter.money import dollars, to_usd
 from batchmill.producer.render import to_json
 from batchmill.spend.course import Basis
 from batchmill.spend.forecast import Forecast, PeriodForecast
@@ -69,7 +69,7 @@ def _of_pace(found: Forecast) -> Iterator[str]:
     else:
         days = len(pace.days)
         yield (
-            f"Pace: {money(round(pace.level))} a day lately, from {days} whole {'day' if days == 1 else 'days'} (UTC); "
+            f"Pace: {dollars(round(pace.level))} a day lately, from {days} whole {'day' if days == 1 else 'days'} (UTC); "
             "what is left of today goes by today, too."
         )
         yield _of_trend(pace)
@@ -82,7 +82,7 @@ def _of_trend(pace: Pace) -> str:
         return "Trend: none; it takes four weeks that all rise or all fall."
     verb = "more" if pace.trend > 0 else "less"
     weeks = len(pace.days) // WEEK
-    return f"Trend: {money(round(abs(pace.trend) * WEEK))} {verb} a week, as in each of the last {weeks}."
+    return f"Trend: {dollars(round(abs(pace.trend) * WEEK))} {verb} a week, as in each of the last {weeks}."
 
 
 def _of_weekdays(pace: Pace) -> str:
@@ -100,7 +100,7 @@ def _of_queue(queue: tuple[QueueCost, ...]) -> Iterator[str]:
     for evidence, words in _EVIDENCE.items():
         known = [cost for cost in queue if cost.evidence is evidence]
         if known:
-            total = money(sum(cost.likely for cost in known))
+            total = dollars(sum(cost.likely for cost in known))
             yield f"Queue: {lines(sum(cost.lines.lines for cost in known))}, about {total}, by {words}."
     unknown = sum(cost.lines.lines for cost in queue if cost.evidence is Evidence.NOTHING)
     if unknown:
@@ -114,9 +114,9 @@ def _period_row(period: PeriodForecast) -> list[str]:
     projected = period.projected
     return [
         f"{period.period.value} {period.id}",
-        money(period.spent),
-        money(period.queue) if period.queue else "-",
-        money(projected.likely),
+        dollars(period.spent),
+        dollars(period.queue) if period.queue else "-",
+        dollars(projected.likely),
         _range(projected),
         ends,
     ]
@@ -125,10 +125,10 @@ def _period_row(period: PeriodForecast) -> list[str]:
 def _budget_row(budget: BudgetOutlook) -> list[str]:
     return [
         budget.name,
-        money(budget.limit),
-        money(budget.spent),
-        money(budget.remaining),
-        "-" if budget.projected is None else money(budget.projected.likely),
+        dollars(budget.limit),
+        dollars(budget.spent),
+        dollars(budget.remaining),
+        "-" if budget.projected is None else dollars(budget.projected.likely),
         _range(budget.projected),
         _VERDICTS[budget.verdict],
         _runs_out(budget),
@@ -138,7 +138,7 @@ def _budget_row(budget: BudgetOutlook) -> list[str]:
 def _range(span: Span | None) -> str:
     if span is None or span.low is None or span.high is None:
         return "-"
-    return f"{money(span.low)} to {money(span.high)}"
+    return f"{dollars(span.low)} to {dollars(span.high)}"
 
 
 def _runs_out(budget: BudgetOutlook) -> str:

@@ -120,10 +120,10 @@ async def _by_batch(store: "Store", settings: "Settings", period: "Period", proj
 
 def _say_what_records_lack(report: "Report", whole: "Row") -> None:
     """Batches are only in the records, which don't last as long as the roll-ups."""
-    from batchmill.cli.words import money
+    from batchmill.openrouter.money import dollars
 
     if report.total.cost < whole.cost:
-        lacking = money(whole.cost - report.total.cost)
+        lacking = dollars(whole.cost - report.total.cost)
         click.echo(f"{lacking} more was spent in these days, by batches whose records are gone", err=True)
 
 

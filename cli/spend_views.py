@@ -10,8 +10,7 @@ import click
 import msgspec
 
 from batchmill.cli.model_tables import Column, console, table_of
-from batchmill.cli.words import money
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import dollars, to_usd
 from batchmill.producer.render import to_json
 from batchmill.spend.reports import By, Report, Row
 
@@ -57,7 +56,7 @@ def plot(days: Sequence[Row]) -> list[str]:
     if len(days) < 2 or not most:  # noqa: PLR2004 - a single bar is no trend
         return []
     bars = [-(-row.cost * _HEIGHT * _FULL // most) for row in days]
-    labels = {0: money(most), _HEIGHT - 1: money(0)}
+    labels = {0: dollars(most), _HEIGHT - 1: dollars(0)}
     width = max(map(len, labels.values()))
     lines = [""]
     for line in range(_HEIGHT):
@@ -73,9 +72,9 @@ def _print_table(report: Report, by: str) -> None:
     shown = [*report.rows, report.total]
     screen = console()
     columns = [
-        Column("cost", [money(row.cost) for row in shown]),
+        Column("cost", [dollars(row.cost) for row in shown]),
         Column("share", [_percent(row.share_of(report.total)) for row in shown], 3),
-        Column("suspect", [money(row.suspect) if row.suspect else "-" for row in shown]),
+        Column("suspect", [dollars(row.suspect) if row.suspect else "-" for row in shown]),
         Column("requests", [f"{row.requests:,}" for row in shown], 1),
         Column("answered", [f"{row.answered:,}" for row in shown], 7),
         Column("prompt", [f"{row.prompt_tokens:,}" for row in shown], 4),
@@ -125,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _average(nano: int | None) -> str:
-    return "-" if nano is None else money(nano)
+    return "-" if nano is None else dollars(nano)
 
 
 def _percent(share: Decimal | None) -> str:

@@ -18,8 +18,8 @@ import pytest
 from batchmill.config.policy import Budget, Policy
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.producer import Batch
+from batchmill.spend.ledger import Source
 from batchmill.store import keys, ledger, policy
-from batchmill.store.ledger import Source
 from batchmill.store.model import Result
 from batchmill.store.suspects import Suspect, suspects
 
