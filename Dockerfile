@@ -6,6 +6,7 @@ COPY config config
 COPY openrouter openrouter
 COPY routing routing
 COPY store store
+COPY archive archive
 COPY producer producer
 COPY workers workers
 COPY cli cli

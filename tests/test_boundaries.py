@@ -16,9 +16,16 @@ ALLOWED = {
     "openrouter": {"config"},
     "routing": {"config", "openrouter"},
     "store": {"config", "openrouter", "routing"},
+    "archive": {"config", "store"},
     "producer": {"config", "openrouter", "routing", "store"},
-    "workers": {"config", "openrouter", "routing", "store"},  # never the producer, nor it them: they meet in Redis
-    "cli": {"config", "openrouter", "routing", "store", "producer", "workers"},
+    "workers": {
+        "config",
+        "openrouter",
+        "routing",
+        "store",
+        "archive",
+    },  # never the producer, nor it them: they meet in Redis
+    "cli": {"config", "openrouter", "routing", "store", "archive", "producer", "workers"},
 }
 READS_ENVIRONMENT = {
     "config/settings.py",  # the one place
