@@ -10,6 +10,7 @@ import msgspec
 import pyarrow.parquet
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from batchmill.archive import columns, database, place
 from batchmill.archive.errors import ArchiveError
@@ -20,8 +21,10 @@ from batchmill.store.ledger import Source, UsageRecord
 from batchmill.store.usage_log import Chunk, Whose
 from batchmill.workers import archiver
 from batchmill.workers.archiver import Archiver
+from batchmill.workers.tasks import end
 
 from .usage_helpers import put_chunk, used
+from .waiting import wait_until
 
 KINDS = ("database", "file")
 
@@ -129,6 +132,27 @@ async def test_records_wait_for_the_interval(redis: Redis, kept: Settings) -> No
     assert await Archiver(redis, msgspec.structs.replace(kept, archive=old)).look() == 1
 
 
+async def test_a_worker_copies_by_itself_and_outlives_trouble_with_the_disk(
+    redis: Redis, kept: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiver, "_EVERY", 0.0)
+    path = place.place_of(kept)
+    assert path is not None
+    path.parent.mkdir()
+    blocked = path.with_name(f"{path.name}.lock")
+    blocked.mkdir()
+    await put_chunk(redis, kept.upstream_name, used(0), name="5-0")
+    with capture_logs() as said:
+        running = asyncio.create_task(Archiver(redis, kept).run())
+        await wait_until(lambda: bool(said), "the trouble is told")
+        blocked.rmdir()
+        await wait_until(lambda: len(said) > 1, "the record is copied")
+        await end([running])
+    assert [entry["event"] for entry in said] == ["archive.fails", "archive.grew"]
+    assert str(path) in said[0]["error"]
+    assert indexes(kept) == [0]
+
+
 async def test_one_process_writes_at_a_time(redis: Redis, kept: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     await put_chunk(redis, kept.upstream_name, used(0), name="5-0")
     path = place.place_of(kept)
@@ -152,11 +176,11 @@ async def test_two_archivers_together_leave_nothing_twice(redis: Redis, kept: Se
 
 async def test_other_books_are_read_from_their_beginning(redis: Redis, kept: Settings) -> None:
     books = keys.books(kept.upstream_name)
-    await redis.hset(books, "id", "aaaa")
+    await redis.execute_command("HSET", books, "id", "aaaa")
     await put_chunk(redis, kept.upstream_name, used(0), name="900-0")
     assert await Archiver(redis, kept).look(now=True) == 1
     await redis.delete(keys.usage(kept.upstream_name))
-    await redis.hset(books, "id", "bbbb")
+    await redis.execute_command("HSET", books, "id", "bbbb")
     await put_chunk(redis, kept.upstream_name, used(1), name="500-0")
     assert await Archiver(redis, kept).look(now=True) == 1
     assert sorted(indexes(kept)) == [0, 1]

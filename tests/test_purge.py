@@ -79,15 +79,15 @@ async def test_an_ended_batch_goes_whole_and_its_budget_stays(redis: Redis) -> N
     other = await named_batch(redis, 1, name="two", project="q")
     await complete(redis, [held for held in await claim(redis) if held.batch_id == batch_id])
     budget = keys.batch_budget(UPSTREAM, batch_id)
-    await redis.hset(budget, "spent", 5)
+    await redis.execute_command("HSET", budget, "spent", 5)
     await redis.expire(budget, 60)
-    await redis.hset(keys.live_lines(batch_id), "line-1", 1)
+    await redis.execute_command("HSET", keys.live_lines(batch_id), "line-1", 1)
     await redis.execute_command("XADD", keys.live_tokens(batch_id, 1), "*", "s", "text")
     (found,) = await purge.find(redis, Whose(project="p"))
     assert (found.id, found.upstream, found.ended) == (batch_id, UPSTREAM, True)
     assert await purge.remove(redis, batch_id)
     assert [key for key in await redis.keys("*") if batch_id.encode() in key] == [budget.encode()]
-    assert await redis.hget(budget, "spent") == b"5"
+    assert await redis.execute_command("HGET", budget, "spent") == b"5"
     assert [batch.id for batch in await batches.newest(redis, 9)] == [other]
     assert await batches.by_content(redis, "one") is None
     assert await purge.find(redis, Whose(project="p")) == []
