@@ -23,7 +23,8 @@ from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 __all__ = [
     "OPENROUTER_URL", "VARIABLES", "AccountSettings", "ArchiveSettings", "CatalogueSettings", "HealthSettings",
     "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret",
-    "Settings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load",
+    "Settings", "SpendSettings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path",
+    "default_data_dir", "load",
     "read_file", "variables",
 ]  # fmt: skip
 
@@ -128,6 +129,14 @@ class ResultSettings(_Section, frozen=True):
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
 
 
+class SpendSettings(_Section, frozen=True):
+    """What the ledger keeps: records by count and age (days), whichever is less, and roll-ups by age."""
+
+    keep_records: PositiveInt = 1_000_000
+    keep_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
+    rollup_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 730
+
+
 class ArchiveSettings(_Section, frozen=True):
     """Where usage records are kept beside Redis. `kind`: "memory" (nowhere), "file" (Parquet) or "database" (SQLite).
 
@@ -158,6 +167,7 @@ class Settings(_Section, frozen=True):
     worker: WorkerSettings = WorkerSettings()
     input: InputSettings = InputSettings()
     results: ResultSettings = ResultSettings()
+    spend: SpendSettings = SpendSettings()
     archive: ArchiveSettings = ArchiveSettings()
     log: LogSettings = LogSettings()
     policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
@@ -181,8 +191,8 @@ class Settings(_Section, frozen=True):
 
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = (
-    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "archive", "log",
-    "redis_url", "data_dir", *TABLES,
+    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "spend",
+    "archive", "log", "redis_url", "data_dir", *TABLES,
 )  # fmt: skip
 VARIABLES = {
     "BATCHMILL_BASE_URL": "upstream.base_url",

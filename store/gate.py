@@ -15,7 +15,7 @@ from batchmill.store import keys
 from batchmill.store.rules import Rules
 from batchmill.store.scripts import Argument, Script
 
-_gate = Script("gate", prelude="bucket")
+_gate = Script("gate", "bucket")
 NEVER = -1
 """As a wait in milliseconds: nobody knows how long."""
 

@@ -4,7 +4,8 @@ Permanent (small, and bounded by the number of models and batches kept): `lanes`
 All keys of one batch share the hash tag {batch id}. `arq:` keys are arq's own format.
 
 Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit` and `usage` (both
-capped), `user_key` and the budgets that have no window. All keys of the gate share the hash tag {gate:upstream}, so that one script may see them.
+capped), `user_key` and the budgets that have no window. All keys of the gate share the hash tag {gate:upstream}, so
+that one script may see them.
 
 A lane belongs to an upstream, so that lines meant for a simulator never reach a worker that pays, and back.
 """
@@ -305,7 +306,9 @@ def owners(upstream: str) -> str:
 
 
 def suspects(upstream: str) -> str:
-    """Hash: hold id -> money whose fate is unknown, and its usage record. Permanent, until settled, reconciled or released. By the gate."""
+    """Hash: hold id -> money whose fate is unknown, and its usage record. Permanent, until settled, reconciled or
+    released. By the gate.
+    """
     return f"{_gate(upstream)}suspects"
 
 
@@ -338,7 +341,7 @@ def usage_turn(upstream: str) -> str:
 
 def rollup(upstream: str, day: str) -> str:
     """Hash: a JSON array (project, model, provider, tags) and a letter -> what came together on one UTC day
-    (YYYY-MM-DD). Ten years; maintenance drops it after `spend.rollup_days`. Written where money is booked.
+    (YYYY-MM-DD). Expires in ten years; maintenance drops it after `spend.rollup_days`. Written where money is booked.
     """
     return f"{_gate(upstream)}rollup:{day}"
 

@@ -3,11 +3,12 @@
 settled call ──► a usage record, and the roll-up of its day     (in the same step as the money, so that nothing
 late bill, look-up, release ──► a record that corrects           is ever there twice or missing)
 
-Records lie in a stream, those that were settled together in one entry. A roll-up is a few counters of a day's hash: what
-is corrected later is corrected in the day of the call, so that a day's roll-ups tell what its calls cost.
+Records lie in a stream, those that were settled together in one entry. A roll-up is a few counters of a day's hash.
+What is corrected later is corrected in the day of the call, so that a day's roll-ups tell what its calls cost.
 """
 
-from collections.abc import AsyncIterator, Iterable
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import date, timedelta
 from enum import StrEnum
 
@@ -15,6 +16,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.store import keys
+from batchmill.store.scripts import Script
+
+OK = "ok"
 
 
 class Source(StrEnum):
@@ -44,7 +48,7 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     provider: str | None = None
     generation: str | None = None
     attempt: int = 1  # which call of its line
-    outcome: str = "ok"  # or the failure's code
+    outcome: str = OK  # or the failure's code
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -90,14 +94,19 @@ _LETTERS = {
     "cost": "$",
     "suspect": "?",
 }
+_COUNTED = "rapkct"
 _NAMES = {letter.encode(): name for name, letter in _LETTERS.items()}
 DAY_MS = 86_400_000
+_KEY_BYTES = 32
 _EPOCH = date(1970, 1, 1)
+
+_trim = Script("trim")
 
 Group = tuple[str, str, str, tuple[str, ...]]
 """Project, model, provider and tags: what calls of a day have in common that are rolled up together."""
 
-_encode_group = msgspec.json.Encoder().encode
+_encode_json = msgspec.json.Encoder().encode
+_encode_chunk = msgspec.msgpack.Encoder().encode
 _decode_group = msgspec.json.Decoder(Group).decode
 _decode_chunk = msgspec.msgpack.Decoder(list[UsageRecord]).decode
 _decode_one = msgspec.json.Decoder(UsageRecord).decode
@@ -169,3 +178,79 @@ def _rollups(day: str, fields: dict[bytes, bytes]) -> Iterable[Rollup]:
         if any(counts.values()):  # else all that was there went elsewhere
             project, model, provider, tags = _decode_group(group)
             yield Rollup(day=day, project=project, model=model, provider=provider, tags=tags, **counts)
+
+
+def chunk(told: Sequence[UsageRecord]) -> bytes:
+    """Return what an entry of the stream holds of calls that were settled together."""
+    return _encode_chunk(told)
+
+
+def changes(told: Sequence[UsageRecord]) -> list[str | bytes | int]:
+    """Return what these calls, whose costs are known, add to the roll-up of their day: field, number, field ..."""
+    groups: dict[Group, list[int]] = {}
+    for record in told:
+        sums = groups.setdefault(_group(record), [0] * (len(_COUNTED) + 1))
+        for place, count in enumerate(_counts(record)):
+            sums[place] += count
+        sums[-1] += record.cost
+    letters = (*_COUNTED, _LETTERS["cost"])
+    found: list[str | bytes | int] = []
+    for group, sums in groups.items():
+        prefix = _encode_json(group)
+        for letter, count in zip(letters, sums, strict=True):
+            if count:
+                found += (prefix + letter.encode(), count)
+    return found
+
+
+def story(record: UsageRecord) -> bytes:
+    """Return what the scripts are told of one call, see `usage.lua`."""
+    counts = {letter: count for letter, count in zip(_COUNTED, _counts(record), strict=True) if count}
+    told = {
+        "record": _encode_json(record).decode(),
+        "group": _encode_json(_group(record)).decode(),
+        "counts": counts,
+        "source": record.source.value,
+    }
+    return _encode_json(told)
+
+
+def _group(record: UsageRecord) -> Group:
+    return record.project, record.model, record.provider or "", record.tags
+
+
+def _counts(record: UsageRecord) -> tuple[int, ...]:
+    """Return the numbers in the order of `_COUNTED`."""
+    return (
+        1,
+        1 if record.outcome == OK else 0,
+        record.prompt_tokens,
+        record.cached_tokens,
+        record.completion_tokens,
+        record.reasoning_tokens,
+    )
+
+
+async def user_key(redis: Redis, upstream: str) -> bytes:
+    """Return the key under which users of requests are hashed: whoever comes first makes it."""
+    name = keys.user_key(upstream)
+    await redis.execute_command("SET", name, secrets.token_bytes(_KEY_BYTES), "NX")
+    found: bytes = await redis.execute_command("GET", name)
+    return found
+
+
+async def trim(redis: Redis, upstream: str, *, keep_records: int, keep_days: int) -> int:
+    """Drop the oldest records until no more than these are left, by whole entries; return how many went."""
+    dropped, names = 0, [keys.usage(upstream), keys.books(upstream)]
+    while True:
+        gone, more = await _trim(redis, names, [keep_records, keep_days * DAY_MS, _PAGE])
+        dropped += gone
+        if not more:
+            return dropped
+
+
+async def drop_rollups(redis: Redis, upstream: str, today: int, keep_days: int) -> None:
+    """Drop the roll-ups that are older than so many days; `today` in days since 1970."""
+    names = [keys.rollup(upstream, name_of(today - age)) for age in range(keep_days + 1, _MOST_DAYS)]
+    for start in range(0, len(names), _PAGE):
+        await redis.execute_command("UNLINK", *names[start : start + _PAGE])

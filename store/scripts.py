@@ -15,12 +15,12 @@ Argument = str | bytes | int
 class Script:
     """One `.lua` file of this room; its head names KEYS, ARGV and what it returns.
 
-    A `prelude` is another file that goes before it: Lua in Redis has no other way to share a function.
+    `preludes` are other files that go before it: Lua in Redis has no other way to share a function.
     """
 
-    def __init__(self, name: str, *, prelude: str | None = None) -> None:
+    def __init__(self, name: str, *preludes: str) -> None:
         files = resources.files("batchmill.store")
-        parts = [files.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (prelude, name) if part]
+        parts = [files.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (*preludes, name)]
         self.text = "".join(parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 

@@ -1,13 +1,20 @@
 -- Settle holds of one owner that were taken under the same rules: what was held becomes what was spent, once.
--- KEYS  1 books  2 holds of the owner  3 model  4 suspects  5 closed  then a window of each budget, then each limit
+-- KEYS  1 books  2 holds of the owner  3 model  4 suspects  5 closed  then a window of each budget, then each limit,
+--       then usage and the roll-up of each day that is named
 -- ARGV  1 number of this call, which grows, a space, its place among the calls of that number  2 budgets
 --       3 limits (counts)  4 model's name
 --       5 breaker: length of its window (ms)  6 fewest calls  7 share of failures (thousandths)  8 share of slow calls
 --       (thousandths, '' = none)  9 first open time (ms)  10 longest  11 probes  12 a number from 0 to 1, for jitter
+--       13 days of the roll-ups (since 1970, with spaces between)  14 chunk of usage records ('' = none)  15 how many
+--       they are  16 how many changes of today's roll-up go with them
 --       then of each limit: tokens a minute, their capacity ('' = none)
+--       then of each change: field, by how much
 --       then of each hold: id, bound, cost ('' = unknown: it becomes suspect), tokens used ('' = unknown), outcome
---       (s = answered, f = the provider failed, n = says nothing about the provider), slow ('1' or ''), generation id
--- Returns { 1, 1 when the breaker was tripped by this, now (ms) }; { 0 } when this call was booked before.
+--       (s = answered, f = the provider failed, n = says nothing about the provider), slow ('1' or ''), generation id,
+--       its story, see usage.lua ('' = there is none, or it is in the chunk)
+-- Returns { 1, 1 when the breaker was tripped by this, now (ms) }; { 0 } when this call was booked before;
+-- { -1, 1 or 0, days ... } when nothing was done yet: repeat it with the roll-ups of these days (the first is today),
+-- and on 1 without a chunk, each hold with its story: one is not held any more, so that its record is a correction.
 --
 -- Where a hold is:     held ──settle──► spent       what is over the bound goes to `debt`, and is a breach
 --                       │ └─ unknown ─► suspect ──settle, late──► spent
@@ -22,6 +29,40 @@ call, place = tonumber(call), 'settled' .. place
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if call <= tonumber(redis.call('HGET', holds, place) or 0) then return { 0 } end
+
+-- before anything is touched: which roll-ups this needs
+local change_count, usage, rollups = tonumber(ARGV[16]), KEYS[6 + budget_count + limit_count], {}
+local today, named = day_of(now), 0
+for day in string.gmatch(ARGV[13], '%d+') do
+  named = named + 1
+  rollups[tonumber(day)] = KEYS[6 + budget_count + limit_count + named]
+end
+local at, ids = 17 + 2 * limit_count + 2 * change_count, {}
+for i = at, #ARGV, 8 do ids[#ids + 1] = ARGV[i] end
+local held = redis.call('HMGET', holds, unpack(ids))
+local needed, strange = { -1, 0, today }, not rollups[today]
+local function told_before(id) -- a suspect's entry, or what is known of one that was closed
+  local entry = redis.call('HGET', suspects, id)
+  if entry then return cjson.decode(entry), nil end
+  local spent, debt, memory = string.match(redis.call('HGET', closed, id) or '', '^(%d+):(%d+)\n?(.*)$')
+  if not spent then return nil, nil end
+  local known = memory ~= '' and cjson.decode(memory) or {}
+  known.spent, known.debt = tonumber(spent), tonumber(debt)
+  return nil, known
+end
+for i = 1, #ids do
+  if not held[i] then
+    local suspected, known = told_before(ids[i])
+    local told = suspected or known
+    if ARGV[14] ~= '' then needed[2], strange = 1, true end
+    if told and told.story then
+      needed[#needed + 1] = day_of(told.at)
+      if not rollups[day_of(told.at)] then strange = true end
+    end
+  end
+end
+if strange then return needed end
+
 if redis.call('HSET', holds, place, call) == 1 and redis.call('HLEN', holds) == 1 then
   redis.call('EXPIRE', holds, 86400) -- the owner was forgotten long ago
 end
@@ -41,7 +82,22 @@ local function book(cost, reserved)
   sums.debt = sums.debt + cost - within
 end
 
-local function suspect(id, amount, generation)
+local function new_story(text) return text ~= '' and cjson.decode(text) or nil end
+
+local function known_story(known) return known.story and cjson.decode(known.story) or nil end
+
+-- A call that costs what is known now; `old` is the story of what was told before, if it was.
+local function settle_story(text, cost, known, letter, amount)
+  local old, new = known and known_story(known), new_story(text)
+  if old then
+    correct(usage, books, rollups[day_of(known.at)], now, old, letter, amount, new, '$', cost, 'reconciled')
+  elseif new then
+    tell(usage, books, rollups[today], now, new, '$', cost, new.source)
+  end
+end
+
+local function suspect(id, amount, generation, text)
+  if text ~= '' then tell(usage, books, rollups[today], now, new_story(text), '?', amount, 'suspect') end
   if amount == 0 then return end
   local windows = {}
   for i = 1, budget_count do windows[i] = KEYS[5 + i] end
@@ -49,14 +105,20 @@ local function suspect(id, amount, generation)
   sums.suspect = sums.suspect + amount
   redis.call('HSET', suspects, id, cjson.encode({
     amount = whole(amount), batch = batch or '', index = tonumber(index or 0), model = ARGV[4],
-    generation = generation, at = now, budgets = windows,
+    generation = generation, at = now, budgets = windows, story = text ~= '' and text or nil,
   }))
 end
 
--- A suspect that nobody could look up may be looked up from now on.
-local function name_generation(id, known, generation)
-  if known.generation ~= '' or generation == '' then return end
-  known.generation = generation
+-- More is known of a suspect, but not its cost: one that nobody could look up may be looked up from now on.
+local function name_suspect(id, known, generation, text)
+  local old, amount = known_story(known), tonumber(known.amount)
+  if old and text ~= '' then
+    correct(usage, books, rollups[day_of(known.at)], now, old, '?', amount, new_story(text), '?', amount, 'suspect')
+    known.story = text
+  elseif known.generation ~= '' or generation == '' then
+    return
+  end
+  if known.generation == '' then known.generation = generation end
   redis.call('HSET', suspects, id, cjson.encode(known))
 end
 
@@ -78,49 +140,52 @@ local function settle_hold(id, hold, used, outcome)
   return bound
 end
 
-local at, ids = 13 + 2 * limit_count, {}
-for i = at, #ARGV, 7 do ids[#ids + 1] = ARGV[i] end
-local held = redis.call('HMGET', holds, unpack(ids))
-for i = at, #ARGV, 7 do
-  local id, cost, outcome, generation = ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 4], ARGV[i + 6]
-  local hold, entry = held[(i - at) / 7 + 1], nil
+for i = at, #ARGV, 8 do
+  local id, cost, outcome, generation, story =
+    ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 4], ARGV[i + 6], ARGV[i + 7]
+  local hold, suspected, known = held[(i - at) / 8 + 1], nil, nil
+  if not hold then suspected, known = told_before(id) end
   if hold then
     local bound = settle_hold(id, hold, ARGV[i + 3], outcome)
     if cost then
       book(cost, bound)
+      settle_story(story, cost)
       if cost > bound then breaches = breaches + 1 end
     else
-      suspect(id, bound, generation)
+      suspect(id, bound, generation, story)
     end
   elseif cost then
     late = late + 1
-    entry = redis.call('HGET', suspects, id)
-    if entry then
-      local amount = tonumber(cjson.decode(entry).amount)
+    if suspected then
+      local amount = tonumber(suspected.amount)
       sums.suspect = sums.suspect - amount
       book(cost, amount)
+      settle_story(story, cost, suspected, '?', amount)
       redis.call('HDEL', suspects, id)
     else
-      local spent, debt = string.match(redis.call('HGET', closed, id) or '0:0', '^(%d+):(%d+)$')
+      local spent, debt = known and known.spent or 0, known and known.debt or 0
       local more = cost - spent - debt
       local from_debt = math.max(more, -debt)
       sums.debt = sums.debt + from_debt
       sums.spent = sums.spent + more - from_debt
+      settle_story(story, cost, known, '$', spent + debt)
       redis.call('HDEL', closed, id)
     end
-  else
-    entry = redis.call('HGET', suspects, id)
-    if entry then
-      name_generation(id, cjson.decode(entry), generation)
-    elseif redis.call('HEXISTS', closed, id) == 0 then
-      late = late + 1
-      suspect(id, tonumber(ARGV[i + 1]), generation)
-    end
+  elseif suspected then
+    name_suspect(id, suspected, generation, story)
+  elseif not known then
+    late = late + 1
+    suspect(id, tonumber(ARGV[i + 1]), generation, story)
   end
   if outcome == 's' then good = good + 1 elseif outcome == 'f' then bad = bad + 1 end
   if ARGV[i + 5] == '1' then slow = slow + 1 end
 end
 
+if ARGV[14] ~= '' then
+  write_usage(usage, books, now, ARGV[15], 'm', ARGV[14])
+  for i = at - 2 * change_count, at - 1, 2 do redis.call('HINCRBY', rollups[today], ARGV[i], ARGV[i + 1]) end
+  keep_rollup(rollups[today])
+end
 table.sort(stamps)
 if #gone > 0 then redis.call('HDEL', holds, unpack(gone)) end
 for i = 1, budget_count do
@@ -161,7 +226,7 @@ local function give_back(key, rate, capacity)
 end
 
 for i = 1, limit_count do
-  local key, rate, capacity = KEYS[5 + budget_count + i], tonumber(ARGV[11 + 2 * i]), tonumber(ARGV[12 + 2 * i])
+  local key, rate, capacity = KEYS[5 + budget_count + i], tonumber(ARGV[15 + 2 * i]), tonumber(ARGV[16 + 2 * i])
   if landed > 0 then less(key, 'in_air', landed) end
   if rate and #stamps > 0 then give_back(key, rate, capacity) end
 end

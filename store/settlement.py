@@ -5,6 +5,7 @@ repeated books nothing twice, and one that failed alone (the server did not know
 """
 
 import random
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -13,14 +14,16 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import NoScriptError
 
-from batchmill.store import keys
+from batchmill.store import keys, ledger
 from batchmill.store.gate import Caller
+from batchmill.store.ledger import UsageRecord
 from batchmill.store.rules import Rules
 from batchmill.store.scripts import Argument, Script
 
-_settle = Script("settle", prelude="bucket")
+_settle = Script("settle", "usage", "bucket")
 _THOUSAND = 1000
 _MOST = 2**50  # a line's nano-dollars or tokens: what an upstream tells beyond it would part the books in mid-script
+_REPEAT = -1  # nothing was done yet: the script needs roll-ups of other days, or the story of each hold
 
 
 class Outcome(StrEnum):
@@ -32,7 +35,10 @@ class Outcome(StrEnum):
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """How one call ended. `cost` None: nobody knows, so its bound becomes suspect; `tokens` None: all it reserved."""
+    """How one call ended. `cost` None: nobody knows, so its bound becomes suspect; `tokens` None: all it reserved.
+
+    `record` None: it can't have cost money.
+    """
 
     hold: str
     bound: int
@@ -41,6 +47,7 @@ class Settlement(msgspec.Struct, frozen=True):
     outcome: Outcome = Outcome.NOTHING
     slow: bool = False
     generation: str | None = None
+    record: UsageRecord | None = None
 
 
 class Settling(msgspec.Struct, frozen=True):
@@ -64,16 +71,22 @@ class Booked(msgspec.Struct, frozen=True):
 
 def queue(pipe: Pipeline, caller: Caller, settling: Settling) -> None:
     """Add a call to a pipeline; `answer` reads its reply."""
-    _settle.queue(pipe, *_call(caller, settling))
+    _settle.queue(pipe, *_call(caller, settling, _today()))
 
 
 async def answer(redis: Redis, caller: Caller, settling: Settling, reply: object) -> Booked:
-    """Read the reply of a queued call, and make the call when the server did not know the script. Raises errors."""
+    """Read the reply of a queued call; make the call when the server did not know the script, and again when a hold is
+    not held any more or our day is not that of Redis. Raises errors.
+    """
     if isinstance(reply, NoScriptError):
-        reply = await _settle(redis, *_call(caller, settling))
+        reply = await _settle(redis, *_call(caller, settling, _today()))
     if isinstance(reply, Exception):
         raise reply
     told: list[int] = reply  # type: ignore[assignment]  # the script's own shape
+    each = False
+    while told[0] == _REPEAT:
+        each = each or bool(told[1])
+        told = await _settle(redis, *_call(caller, settling, told[2:], each=each))
     return Booked(bool(told[0]), len(told) > 1 and bool(told[1]))
 
 
@@ -86,7 +99,15 @@ async def settle(redis: Redis, caller: Caller, settlings: Sequence[Settling]) ->
     return [await answer(redis, caller, *pair) for pair in zip(settlings, replies, strict=True)]
 
 
-def _call(caller: Caller, settling: Settling) -> tuple[list[str], list[Argument]]:
+def _today() -> list[int]:
+    """Return our day, which is most likely that of Redis; the script knows."""
+    return [int(time.time() * _THOUSAND) // ledger.DAY_MS]
+
+
+def _call(
+    caller: Caller, settling: Settling, days: Sequence[int], *, each: bool = False
+) -> tuple[list[str], list[Argument]]:
+    """Return the script's keys and arguments; with `each`, every hold's story is told for itself."""
     upstream, rules = caller.upstream, settling.rules
     names = [
         keys.books(upstream),
@@ -95,18 +116,28 @@ def _call(caller: Caller, settling: Settling) -> tuple[list[str], list[Argument]
         keys.suspects(upstream),
         keys.closed(upstream),
         *rules.keys,
+        keys.usage(upstream),
+        *(keys.rollup(upstream, ledger.name_of(day)) for day in days),
     ]
+    together = [] if each else [_told(one) for one in settling.settlements if one.cost is not None and one.record]
+    changes = ledger.changes(together)
     arguments: list[Argument] = [
         f"{settling.number} {settling.place}",
         len(rules.budgets),
         len(rules.limits),
         rules.model,
+        *_breaker_arguments(rules),
+        " ".join(map(str, days)),
+        ledger.chunk(together) if together else "",
+        len(together),
+        len(changes) // 2,
     ]
-    arguments += _breaker_arguments(rules)
     for rule in rules.limits:
         limit = rule.limit
         arguments += ("", "") if limit.tokens_per_minute is None else (limit.tokens_per_minute, limit.token_capacity)
+    arguments += changes
     for one in settling.settlements:
+        alone = one.record is not None and (each or one.cost is None)
         arguments += (
             one.hold,
             one.bound,
@@ -115,8 +146,17 @@ def _call(caller: Caller, settling: Settling) -> tuple[list[str], list[Argument]
             one.outcome.value,
             "1" if one.slow else "",
             one.generation or "",
+            ledger.story(_told(one)) if alone else "",
         )
     return names, arguments
+
+
+def _told(one: Settlement) -> UsageRecord:
+    """Return the record of a settlement that has one, with the cost as it is booked."""
+    record, cost = one.record, _countable(one.cost)
+    if record is None:
+        raise ValueError(f"{one.hold} has no record")
+    return record if cost in ("", record.cost) else msgspec.structs.replace(record, cost=cost)
 
 
 def _countable(told: int | None) -> Argument:

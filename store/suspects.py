@@ -5,19 +5,24 @@ owner silent ──► abandon ──► suspect ──late settlement──► 
                                └── release (an operator's word) ──► free
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.store import audit, keys
+from batchmill.store import audit, keys, ledger
 from batchmill.store.clock import now_ms
+from batchmill.store.ledger import Source, UsageRecord
+from batchmill.store.model import Terms
 from batchmill.store.scripts import Argument, Script
 
-_abandon = Script("abandon")
-_close = Script("close")
+_abandon = Script("abandon", "usage")
+_close = Script("close", "usage")
 
 _CHUNK = 500
+_OTHER_DAY = -2
+_PROJECT = Terms().project  # of a batch that is no more
+_decode_tags = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class Suspect(msgspec.Struct, frozen=True):
@@ -61,8 +66,10 @@ def _suspect(hold: str, value: bytes) -> Suspect:
 
 async def close(redis: Redis, upstream: str, suspect: Suspect, cost: int) -> bool:
     """Book what a suspect really cost (nano-dollars); False when somebody else closed or settled it first."""
-    names = [keys.suspects(upstream), keys.closed(upstream), *suspect.budgets]
-    return bool(await _close(redis, names, [suspect.hold, cost]))
+    day = suspect.at // ledger.DAY_MS
+    rollup = keys.rollup(upstream, ledger.name_of(day))
+    names = [keys.suspects(upstream), keys.closed(upstream), keys.usage(upstream), rollup, keys.books(upstream)]
+    return bool(await _close(redis, [*names, *suspect.budgets], [suspect.hold, cost, day]))
 
 
 async def release(redis: Redis, upstream: str, holds: Sequence[str], who: str) -> list[str]:
@@ -93,6 +100,7 @@ async def abandon(redis: Redis, upstream: str, owner: str) -> int:
         rules, colon, _ = value.partition(b":")
         if colon and rules.isdigit() and not name.startswith((b"rules", b"ask", b"g")):
             by_rules.setdefault(rules, []).append(name)
+    tell = _Stories(redis, fields)
     moved = 0
     for rules, holds in by_rules.items():
         text = fields.get(b"rules" + rules)
@@ -100,9 +108,10 @@ async def abandon(redis: Redis, upstream: str, owner: str) -> int:
             continue  # cannot be: the text is written in the same step as the first hold
         model, count, *names = text.decode().split("\n")
         for start in range(0, len(holds), _CHUNK):
-            done = await _abandon_some(
-                redis, upstream, owner, (model, int(count), names), [rules, *holds[start : start + _CHUNK]]
-            )
+            wanted: list[Argument] = []
+            for hold in holds[start : start + _CHUNK]:
+                wanted += (hold, await tell.of(hold, model))
+            done = await _abandon_some(redis, upstream, owner, (model, int(count), names), [rules, *wanted])
             if done < 0:
                 return moved
             moved += done
@@ -110,14 +119,53 @@ async def abandon(redis: Redis, upstream: str, owner: str) -> int:
     return moved
 
 
+class _Stories:
+    """What the ledger is told of calls whose owner can't tell any more: whose they were, as their batches know."""
+
+    def __init__(self, redis: Redis, holds: Mapping[bytes, bytes]) -> None:
+        self._redis = redis
+        self._holds = holds
+        self._owners: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+    async def of(self, name: bytes, model: str) -> bytes:
+        """Return the story of a hold."""
+        hold = name.decode()
+        batch_id, _, rest = hold.partition(".")
+        index = rest.partition(".")[0]
+        if batch_id not in self._owners:
+            told = await self._redis.execute_command("HMGET", keys.batch(batch_id), "project", "tags")
+            project, tags = told[0], _decode_tags(told[1] or b"[]")
+            self._owners[batch_id] = project.decode() if project else _PROJECT, tags
+        project, tags = self._owners[batch_id]
+        generation = self._holds.get(b"g" + name)
+        record = UsageRecord(
+            at=0,
+            hold=hold,
+            project=project,
+            batch=batch_id,
+            index=int(index) if index.isdigit() else 0,
+            model=model,
+            generation=generation.decode() if generation else None,
+            outcome="abandoned",
+            source=Source.SUSPECT,
+            tags=tags,
+        )
+        return ledger.story(record)
+
+
 async def _abandon_some(
-    redis: Redis, upstream: str, owner: str, rules: tuple[str, int, list[str]], wanted: list[bytes]
+    redis: Redis, upstream: str, owner: str, rules: tuple[str, int, list[str]], wanted: list[Argument]
 ) -> int:
     model, budgets, names = rules
     number, *holds = wanted
     places = [keys.owners(upstream), keys.holds(upstream, owner), keys.model(upstream, model), keys.suspects(upstream)]
-    arguments: list[Argument] = [owner, number, budgets, len(names) - budgets, model, *holds]
-    return int(await _abandon(redis, [*places, *names], arguments))
+    done = _OTHER_DAY
+    while done == _OTHER_DAY:  # at midnight, once
+        day = await now_ms(redis) // ledger.DAY_MS
+        ends = [keys.books(upstream), keys.usage(upstream), keys.rollup(upstream, ledger.name_of(day))]
+        arguments: list[Argument] = [owner, number, budgets, len(names) - budgets, model, day, *holds]
+        done = int(await _abandon(redis, [*places, *names, *ends], arguments))
+    return done
 
 
 async def leave(redis: Redis, upstream: str, owner: str) -> int:

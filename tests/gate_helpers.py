@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.policy import NANO, Breaker, Budget, Limit, Policy
-from batchmill.store import epoch, gate, keys, pauses, settlement, statistics, suspects
+from batchmill.store import epoch, gate, keys, ledger, pauses, settlement, statistics, suspects
 from batchmill.store.gate import Ask, Caller, Candidate, Reply
 from batchmill.store.policy import LivePolicy
 from batchmill.store.rules import Rulebook, Rules
@@ -32,8 +32,10 @@ _TIMED = (
     (settlement, "_settle"),
     (pauses, "_pause"),
     (suspects, "_abandon"),
+    (suspects, "_close"),
     (epoch, "_tend"),
     (statistics, "_count"),
+    (ledger, "_trim"),
 )
 _NOW: tuple[ModuleType, ...] = (suspects, pauses, epoch, statistics)
 

@@ -1,11 +1,13 @@
 """What a call's end means for the money, as a table."""
 
+import msgspec
 import pytest
 
 from batchmill.config.policy import Breaker
 from batchmill.openrouter.bounds import MAX_NANO
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Retry, Usage
 from batchmill.store.lanes import Claim
+from batchmill.store.ledger import Source, UsageRecord
 from batchmill.store.model import Line
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Outcome, Settlement
@@ -26,6 +28,11 @@ def hold(**breaker: float) -> Hold:
 async def run() -> LineRun:
     shard = ShardRun(Claim("upstream", "m", "batch_1.0.1", "run-1", "1"), [])
     return LineRun(Line(0, "zero", b"{}", bound=5_000_000, tokens=2000), shard)
+
+
+def money(settled: Settlement) -> Settlement:
+    """Return it without what the ledger is told."""
+    return msgspec.structs.replace(settled, record=None)
 
 
 def answer(cost: int | None, usage: Usage = USAGE) -> Answer:
@@ -58,9 +65,9 @@ def test_what_can_not_be_priced_stays_unknown_and_the_answer_is_kept(usage: Usag
 
 async def test_a_call_that_was_given_up_costs_what_its_stream_had_told_or_nobody_knows(run: LineRun) -> None:
     run.generation = "gen-1"
-    assert booking.unknown(run, hold()) == Settlement("h", 5_000_000, None, generation="gen-1")
+    assert money(booking.unknown(run, hold())) == Settlement("h", 5_000_000, None, generation="gen-1")
     run.told = Told(USAGE, 40)
-    assert booking.unknown(run, hold()) == Settlement("h", 5_000_000, 40, 1010, generation="gen-1")
+    assert money(booking.unknown(run, hold())) == Settlement("h", 5_000_000, 40, 1010, generation="gen-1")
     run.told = Told(USAGE, None)
     assert booking.unknown(run, hold()).cost is None
 
@@ -75,7 +82,7 @@ def test_a_price_beyond_what_the_books_can_count_is_the_most_that_they_can() -> 
 
 async def test_an_answer_costs_what_was_told(run: LineRun) -> None:
     settled = booking.settlement(run, hold(), answer(7))
-    assert settled == Settlement("h", 5_000_000, 7, 1010, Outcome.ANSWERED, False, "gen-1")
+    assert money(settled) == Settlement("h", 5_000_000, 7, 1010, Outcome.ANSWERED, False, "gen-1")
 
 
 async def test_an_answer_without_a_cost_is_suspect_where_a_price_was_promised(run: LineRun) -> None:
@@ -110,10 +117,40 @@ async def test_a_failure_is_known_by_the_generation_that_was_seen_in_the_air(run
     run.generation = "gen-air"
     maybe = failure(Retry.BACKOFF, billed=Billed.MAYBE)
     assert booking.settlement(run, hold(), maybe).generation == "gen-air"
-    assert booking.unknown(run, hold()) == Settlement("h", 5_000_000, None, generation="gen-air")
+    assert money(booking.unknown(run, hold())) == Settlement("h", 5_000_000, None, generation="gen-air")
 
 
 @pytest.mark.parametrize(("after", "slow"), [(1.0, True), (2.0, False)])
 async def test_slow_calls_are_told_to_the_breaker_that_asks(run: LineRun, after: float, slow: bool) -> None:
     assert booking.settlement(run, hold(slow_seconds=after), answer(7)).slow is slow
     assert not booking.settlement(run, hold(), answer(7)).slow
+
+
+async def test_the_ledger_is_told_whose_call_it_was_and_what_it_took(run: LineRun) -> None:
+    told = booking.settlement(run, hold(), answer(7), user_key=b"key").record
+    assert told == UsageRecord(
+        at=0, hold="h", project="default", batch="batch_1", index=0, custom_id="zero", asked="m", model="m",
+        served="m", generation="gen-1", prompt_tokens=1000, completion_tokens=10, cost=7, latency_ms=1500,
+    )  # fmt: skip
+    assert booking.settlement(run, hold(), answer(7), computed=True).record.source is Source.COMPUTED
+    unknown = booking.settlement(run, hold(), answer(None)).record
+    assert (unknown.source, unknown.cost, unknown.outcome) == (Source.SUSPECT, 5_000_000, "ok")
+    assert booking.unknown(run, hold()).record.outcome == "abandoned"
+
+
+async def test_a_failure_that_cost_nothing_is_no_usage(run: LineRun) -> None:
+    assert booking.settlement(run, hold(), failure(Retry.NEVER, billed=Billed.NO)).record is None
+    maybe = booking.settlement(run, hold(), failure(Retry.NEVER, billed=Billed.MAYBE)).record
+    assert (maybe.source, maybe.outcome) == (Source.SUSPECT, failure(Retry.NEVER).code)
+
+
+def test_a_user_is_told_only_as_a_hash_under_a_key() -> None:
+    body = b'{"messages":[{"role":"user"}],"user": "ann"}'
+    told = booking.user_of(body, b"one")
+    assert told is not None
+    assert len(told) == 32
+    assert "ann" not in told
+    assert told == booking.user_of(body, b"one") != booking.user_of(body, b"two")
+    for other in (b'{"messages":[{"role":"user"}]}', b'{"user":7}', b'{"user": broken'):
+        assert booking.user_of(other, b"one") is None
+    assert booking.user_of(body, None) is None

@@ -18,7 +18,8 @@ import pytest
 from batchmill.config.policy import Budget, Policy
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.producer import Batch
-from batchmill.store import keys, policy
+from batchmill.store import keys, ledger, policy
+from batchmill.store.ledger import Source
 from batchmill.store.model import Result
 from batchmill.store.suspects import Suspect, suspects
 
@@ -117,6 +118,7 @@ async def test_a_cap_holds_through_kills_and_a_restart_and_is_used_up(tmp_path: 
         assert all(result.succeeded for result in results.values())
         await wait_until(lambda: settled(at), patience=60)
         await check_books(at, results)
+        await check_ledger(at, results)
 
 
 async def settled(at: Scene) -> bool:
@@ -127,12 +129,12 @@ async def settled(at: Scene) -> bool:
 
 async def check_books(at: Scene, results: dict[str, Result]) -> None:
     """To the nano-dollar: what is booked is what was billed, but for suspects; and those are listed, line by line."""
-    ledger, calls = await books(at), await billed_calls(at)
+    sums, calls = await books(at), await billed_calls(at)
     left = await suspects(at.store.redis, at.settings.upstream_name)
-    booked = ledger["spent"] + ledger["debt"]
+    booked = sums["spent"] + sums["debt"]
     unknown = sum(call.billed_nano for call in calls) - booked
-    assert ledger["suspect"] == sum(suspect.amount for suspect in left)
-    assert 0 <= unknown <= ledger["suspect"]
+    assert sums["suspect"] == sum(suspect.amount for suspect in left)
+    assert 0 <= unknown <= sums["suspect"]
     told = Counter[str]()
     for result in results.values():
         told.update({attempt.generation_id or "": attempt.cost or 0 for attempt in result.attempts})
@@ -155,3 +157,22 @@ def check_suspects(left: list[Suspect], results: dict[str, Result], calls: list[
     for suspect in left:
         assert suspect.index in by_index
         assert suspect.amount >= most[suspect.index]
+
+
+async def check_ledger(at: Scene, results: dict[str, Result]) -> None:
+    """Records, roll-ups and the budget tell the same sums, and each line costs what its records say."""
+    redis, upstream = at.store.redis, at.settings.upstream_name
+    last = {record.hold: record async for record in ledger.records(redis, upstream)}.values()
+    known = [record for record in last if record.source is not Source.SUSPECT]
+    day = ledger.day_of(min(record.at for record in last))
+    rollups = await ledger.rollups(redis, upstream, day, ledger.day_of(max(record.at for record in last)))
+    sums = await books(at)
+    assert sum(record.cost for record in known) == sum(one.cost for one in rollups) == sums["spent"] + sums["debt"]
+    unknown = sum(record.cost for record in last if record.source is Source.SUSPECT)
+    assert unknown == sum(one.suspect for one in rollups) == sums["suspect"]
+    assert len(last) == sum(one.requests for one in rollups)
+    costs = Counter[str]()
+    for record in known:
+        if record.outcome == ledger.OK:
+            costs[record.custom_id] += record.cost
+    assert costs == {name: result.cost for name, result in results.items()}

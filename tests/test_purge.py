@@ -142,7 +142,7 @@ def test_the_command_removes_a_batch_and_says_so(desk: Desk) -> None:
     batch_id = json.loads(done.out)["batch_id"]
     assert desk.run("archive", "write").code == 0
     told = json.loads(desk.run("archive", "status", "--json").out)
-    assert told["waiting_since"] is None
+    assert (told["records"], told["waiting_since"]) == (3, None)
     assert Path(told["path"]).is_file()
     removed = json.loads(desk.run("purge", "--batch", batch_id, "--yes", "--json").out)
     assert removed["batches"] == 1

@@ -75,6 +75,7 @@ class Ledger:
         self.settled: list[Settlement] = []
         self.generations: dict[str, str] = {}
         self.healthy = True
+        self.user_key: bytes | None = None
         self.holding = False
         self.held: list[tuple[ShardRun, Result]] = []
         self.unsettled: list[tuple[Rules, Settlement]] = []

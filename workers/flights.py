@@ -14,6 +14,7 @@ import structlog
 from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Failure, Outcome, Retry
 from batchmill.store.pauses import Pause
+from batchmill.store.settlement import Settlement
 from batchmill.workers import booking, journey
 from batchmill.workers.line import Hold, LineRun
 from batchmill.workers.places import Lane
@@ -118,8 +119,8 @@ class Flights:
             log.exception("send.broke", shard=run.shard.claim.reference, line=run.line.index)
             outcome = journey.broken(error)
         self._observe(hold.rules.model, outcome)
-        outcome = booking.priced(outcome, run.pricing)
-        settlement, model = booking.settlement(run, hold, outcome), run.model
+        told, outcome = outcome.cost, booking.priced(outcome, run.pricing)
+        settlement, model = self._settlement(run, hold, outcome, computed=outcome.cost != told), run.model
         self._land(run, lane)
         rest = self._follow(run, lane, outcome)
         self._recorder.settle(hold.rules, settlement)  # after the result
@@ -129,13 +130,16 @@ class Flights:
         elif isinstance(outcome, Failure) and outcome.status == _OVERLOADED:
             await self._restraint.slow_down(model)
 
+    def _settlement(self, run: LineRun, hold: Hold, outcome: Outcome, *, computed: bool) -> Settlement:
+        return booking.settlement(run, hold, outcome, computed=computed, user_key=self._recorder.user_key)
+
     def _over(self, task: "asyncio.Task[None]") -> None:
         """See to a call that was given up, also to one that had not begun yet."""
         run, lane = self._tasks.pop(task)
         hold = run.hold
         if hold is None or not task.cancelled():
             return
-        self._recorder.settle(hold.rules, booking.unknown(run, hold))
+        self._recorder.settle(hold.rules, booking.unknown(run, hold, self._recorder.user_key))
         journey.abandoned(run)
         self._land(run, lane)
         self._recorder.back(run.shard.claim.batch_id)

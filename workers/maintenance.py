@@ -1,5 +1,6 @@
 """The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired, holds of
-workers that fell silent, suspects whose fate the upstream's own books tell, the catalogue, how endpoints are, and the
+workers that fell silent, suspects whose fate the upstream's own books tell, usage
+records that are too many or too old, the catalogue, how endpoints are, and the
 account's own limits.
 """
 
@@ -10,7 +11,8 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
-from batchmill.store import batches, keys, pauses, suspects
+from batchmill.store import batches, keys, ledger, pauses, suspects
+from batchmill.store.clock import now_ms
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
 from batchmill.workers.account import AccountWatch
@@ -36,6 +38,7 @@ class Maintenance:
         self._settings = settings
         self._worker_id = worker_id
         self._ours = False
+        self._dropped = 0  # the day on which old roll-ups were dropped last (days since 1970)
 
     async def run(self) -> None:
         """Keep things in order for ever, whenever it is our turn."""
@@ -94,6 +97,16 @@ class Maintenance:
                 if lost:
                     log.warning("shards.requeued", batch=batch_id, shards=len(lost))
         await batches.drop_expired(self._redis, retention)
+        spend = self._settings.spend
+        await ledger.trim(self._redis, upstream, keep_records=spend.keep_records, keep_days=spend.keep_days)
+        await self._drop_rollups(upstream, spend.rollup_days)
+
+    async def _drop_rollups(self, upstream: str, keep_days: int) -> None:
+        """Drop roll-ups that are too old, as a keeper begins and once a day."""
+        today = await now_ms(self._redis) // ledger.DAY_MS
+        if today != self._dropped:
+            await ledger.drop_rollups(self._redis, upstream, today, keep_days)
+            self._dropped = today
 
     async def _our_turn(self) -> bool:
         name = keys.maintenance(self._settings.upstream_name)

@@ -18,7 +18,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from batchmill.store.connection import OUTAGE
+from batchmill.store import ledger
+from batchmill.store.connection import OUTAGE, outlive
 from batchmill.store.gate import Caller
 from batchmill.store.model import LineState, Result
 from batchmill.store.records import BATCH_GONE, Flush, Recording, flush
@@ -57,6 +58,7 @@ class Recorder:
         self._idle.set()
         self.flushes = 0
         self.healthy = True
+        self.user_key: bytes | None = None  # for the users of requests in the ledger; read before the first flush
         self.on_healthy: Callable[[], None] = lambda: None  # set by the dispatcher
         self.on_settled: Callable[[set[str]], None] = lambda _: None  # told the models; set by the dispatcher
 
@@ -116,9 +118,14 @@ class Recorder:
                 await asyncio.sleep(wait)
             last = time.monotonic()
             self._work.clear()
+            if self.user_key is None:
+                self.user_key = await outlive(self._read_user_key)
             await self._flush()
             if not self._work.is_set():
                 self._idle.set()
+
+    async def _read_user_key(self) -> bytes:
+        return await ledger.user_key(self._redis, self._caller.upstream)
 
     async def _flush(self) -> None:
         cut = _cut(self._waiting)
