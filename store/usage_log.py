@@ -94,31 +94,36 @@ async def _any(redis: Redis, upstream: str, whose: Whose) -> bool:
 
 async def _rewrite(redis: Redis, upstream: str, whose: Whose, token: str) -> int:
     stream, copy, turn = keys.usage(upstream), keys.usage_copy(upstream, token), keys.usage_turn(upstream)
-    removed, cursor = 0, START
+    removed, left, cursor = 0, 0, START
     quiet = 0
     while quiet < _ROUNDS:
         page = await redis.execute_command("XRANGE", stream, f"({cursor}", "+", "COUNT", _PAGE)
-        gone = await _copy(redis, copy, page, whose)
+        gone, kept = await _copy(redis, copy, page, whose)
         removed += gone
+        left += kept
         if page:
             cursor = page[-1][0].decode()
         await redis.execute_command("PEXPIRE", turn, _TURN_MS)
         if len(page) == _PAGE:
             continue
         quiet += 1
-        if await _swap_usage(redis, [stream, copy, turn], [cursor, token]):
+        if await _swap_usage(redis, [stream, copy, turn, keys.books(upstream)], [cursor, token, left]):
             return removed
     raise StoreError("usage records come faster than they can be copied; try again when fewer workers run")
 
 
-async def _copy(redis: Redis, copy: str, page: list[tuple[bytes, dict[bytes, bytes]]], whose: Whose) -> int:
-    """Copy a page without what is somebody's; the last entry stays, to be what cursors are held against."""
-    removed = 0
+async def _copy(redis: Redis, copy: str, page: list[tuple[bytes, dict[bytes, bytes]]], whose: Whose) -> tuple[int, int]:
+    """Copy a page without what is somebody's; return how many went, and how many stayed.
+
+    The last entry stays in any case, to be what cursors are held against.
+    """
+    removed = stayed = 0
     async with redis.pipeline(transaction=True) as pipe:
         for place, (name, fields) in enumerate(page):
             found = ledger.read(fields)
             kept = [record for record in found if not whose.covers(record)]
             removed += len(found) - len(kept)
+            stayed += len(kept)
             if len(kept) < len(found):
                 if not kept and place + 1 < len(page):
                     continue
@@ -126,7 +131,7 @@ async def _copy(redis: Redis, copy: str, page: list[tuple[bytes, dict[bytes, byt
             pipe.execute_command("XADD", copy, name, *(part for pair in fields.items() for part in pair))
         pipe.execute_command("PEXPIRE", copy, 10 * _TURN_MS)
         await pipe.execute()
-    return removed
+    return removed, stayed
 
 
 def _fields(at: bytes, kept: list[UsageRecord]) -> dict[bytes, bytes]:

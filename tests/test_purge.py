@@ -30,6 +30,7 @@ async def test_records_of_others_stay_with_their_place_in_the_stream(redis: Redi
     assert [chunk.id async for chunk in usage_log.chunks(redis, UPSTREAM)] == [*names, alone]
     assert [(record.index, record.project) for record in await left(redis)] == [(n, "q") for n in range(251)]
     assert await redis.execute_command("TTL", keys.usage(UPSTREAM)) == -1
+    assert await redis.execute_command("HGET", keys.books(UPSTREAM), "records") == b"251"  # what trims go by
 
 
 async def test_a_cursor_at_the_end_stays_good_when_all_goes(redis: Redis) -> None:
@@ -47,11 +48,11 @@ async def test_what_comes_meanwhile_is_not_lost(redis: Redis, monkeypatch: pytes
     await put_chunk(redis, UPSTREAM, used(0))
     copied, coming = usage_log._copy, [used(1, project="q"), used(2)]
 
-    async def slowly(*arguments: object) -> int:
-        removed = await copied(*arguments)  # type: ignore[arg-type]
+    async def slowly(*arguments: object) -> tuple[int, int]:
+        done = await copied(*arguments)  # type: ignore[arg-type]
         if coming:
             await put_chunk(redis, UPSTREAM, coming.pop(0))
-        return removed
+        return done
 
     monkeypatch.setattr(usage_log, "_copy", slowly)
     assert await usage_log.forget(redis, UPSTREAM, Whose(project="p")) == 2
@@ -63,9 +64,10 @@ async def test_one_rewrites_at_a_time_and_a_late_one_changes_nothing(redis: Redi
     await redis.set(keys.usage_turn(UPSTREAM), "other", px=60_000)
     with pytest.raises(StoreError, match="try again"):
         await usage_log.forget(redis, UPSTREAM, Whose(project="p"))
-    names = [keys.usage(UPSTREAM), keys.usage_copy(UPSTREAM, "late"), keys.usage_turn(UPSTREAM)]
+    names = [keys.usage(UPSTREAM), keys.usage_copy(UPSTREAM, "late")]
+    names += [keys.usage_turn(UPSTREAM), keys.books(UPSTREAM)]
     (chunk,) = [chunk async for chunk in usage_log.chunks(redis, UPSTREAM)]
-    assert await usage_log._swap_usage(redis, names, [chunk.id, "late"]) == 0
+    assert await usage_log._swap_usage(redis, names, [chunk.id, "late", 0]) == 0
     assert len(await left(redis)) == 1
 
 
