@@ -7,6 +7,7 @@ COPY openrouter openrouter
 COPY routing routing
 COPY spend spend
 COPY store store
+COPY archive archive
 COPY producer producer
 COPY workers workers
 COPY cli cli

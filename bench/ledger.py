@@ -18,10 +18,10 @@ from redis.asyncio import Redis
 
 from batchmill.config.policy import Policy
 from batchmill.config.settings import load
+from batchmill.spend.ledger import UsageRecord
 from batchmill.store import keys, ledger
 from batchmill.store.connection import open_store
 from batchmill.store.gate import Caller
-from batchmill.store.ledger import UsageRecord
 from batchmill.store.policy import LivePolicy
 from batchmill.store.rules import Rulebook, Rules
 from batchmill.store.settlement import Outcome, Settlement, Settling, settle

@@ -69,8 +69,8 @@ def _of_pace(found: Forecast) -> Iterator[str]:
     else:
         days = len(pace.days)
         yield (
-            f"Pace: {dollars(round(pace.level))} a day lately, from {days} whole {'day' if days == 1 else 'days'} (UTC); "
-            "what is left of today goes by today, too."
+            f"Pace: {dollars(round(pace.level))} a day lately, from {days} whole "
+            f"{'day' if days == 1 else 'days'} (UTC); what is left of today goes by today, too."
         )
         yield _of_trend(pace)
         yield _of_weekdays(pace)

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.archive import archive
 from batchmill.cli.audit import audit
 from batchmill.cli.breakers import breakers
 from batchmill.cli.budgets import budgets
@@ -22,6 +23,7 @@ from batchmill.cli.errors import OutputClosedError
 from batchmill.cli.limits import limits
 from batchmill.cli.models import models
 from batchmill.cli.pause import pause
+from batchmill.cli.purge import purge
 from batchmill.cli.results import results
 from batchmill.cli.resume import resume
 from batchmill.cli.retry import retry
@@ -73,7 +75,8 @@ def cli(debug: bool) -> None:
 _COMMANDS = (
     *(run, submit, worker, status, results, stream, cancel, retry),
     *(budgets, limits, breakers, pause, resume, audit),
-    *(spend, models, route, simulate, check, config),
+    *(spend, archive, purge),
+    *(models, route, simulate, check, config),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

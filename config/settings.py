@@ -21,9 +21,10 @@ from batchmill.config.spelling import nearest
 from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 
 __all__ = [
-    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "CatalogueSettings", "HealthSettings", "InputSettings",
-    "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret", "Settings",
-    "SpendSettings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load",
+    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "ArchiveSettings", "CatalogueSettings", "HealthSettings",
+    "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret",
+    "Settings", "SpendSettings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path",
+    "default_data_dir", "load",
     "read_file", "variables",
 ]  # fmt: skip
 
@@ -136,6 +137,17 @@ class SpendSettings(_Section, frozen=True):
     rollup_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 730
 
 
+class ArchiveSettings(_Section, frozen=True):
+    """Where usage records are kept beside Redis. `kind`: "memory" (nowhere), "file" (Parquet) or "database" (SQLite).
+
+    `path` is the file of the database or the folder of the files; empty: in the data folder.
+    """
+
+    kind: Literal["memory", "file", "database"] = "memory"
+    path: str = ""
+    interval: PositiveFloat = 300.0  # seconds that a record may wait to be copied
+
+
 class LogSettings(_Section, frozen=True):
     """How the processes speak to the operator."""
 
@@ -156,6 +168,7 @@ class Settings(_Section, frozen=True):
     input: InputSettings = InputSettings()
     results: ResultSettings = ResultSettings()
     spend: SpendSettings = SpendSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     log: LogSettings = LogSettings()
     policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
     redis_url: str | None = None
@@ -179,7 +192,7 @@ class Settings(_Section, frozen=True):
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = (
     "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "spend",
-    "log", "redis_url", "data_dir", *TABLES,
+    "archive", "log", "redis_url", "data_dir", *TABLES,
 )  # fmt: skip
 VARIABLES = {
     "BATCHMILL_BASE_URL": "upstream.base_url",

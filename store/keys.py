@@ -329,6 +329,16 @@ def usage(upstream: str) -> str:
     return f"{_gate(upstream)}usage"
 
 
+def usage_copy(upstream: str, token: str) -> str:
+    """Stream: `usage` without what is to be removed, until it takes its place. Expires in ten minutes. By a purge."""
+    return f"{_gate(upstream)}usage_copy:{token}"
+
+
+def usage_turn(upstream: str) -> str:
+    """String: who rewrites `usage` now. Expires in a minute. Written by a purge."""
+    return f"{_gate(upstream)}usage_turn"
+
+
 def rollup(upstream: str, day: str) -> str:
     """Hash: a JSON array (project, model, provider, tags) and a letter -> what came together on one UTC day
     (YYYY-MM-DD). Expires in ten years; maintenance drops it after `spend.rollup_days`. Written where money is booked.

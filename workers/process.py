@@ -24,6 +24,7 @@ from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
 from batchmill.workers import broadcast, journey
+from batchmill.workers.archiver import Archiver
 from batchmill.workers.broadcast import Broadcaster
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.gatekeeper import Gatekeeper
@@ -88,6 +89,7 @@ class WorkerProcess:
         self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
         self._broadcaster = Broadcaster(self._redis, settings)
         self._maintenance = Maintenance(self._redis, self._upstream, settings, self.worker_id)
+        self._archiver = Archiver(self._redis, settings)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._notes: set[asyncio.Task[None]] = set()
@@ -115,6 +117,7 @@ class WorkerProcess:
             "discovery": self._maintenance.discover(),
             "endpoints": self._maintenance.check_endpoints(),
             "account": self._maintenance.watch_account(),
+            "archive": self._archiver.run(),
             "orphanhood": self._notice_orphanhood(),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]

@@ -1,0 +1,70 @@
+"""What is kept of a batch beside its money, removed: results, live tokens, what was tried, and the batch itself."""
+
+from collections.abc import Sequence
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.store import audit, keys
+from batchmill.store.batches import open_shards
+from batchmill.store.clock import now_ms
+from batchmill.store.scripts import Script
+from batchmill.store.usage_log import Whose
+
+_remove = Script("remove")
+_CHUNK = 500
+_ENDED = (b"completed", b"cancelled")
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A batch that is to go."""
+
+    id: str
+    upstream: str
+    ended: bool
+
+
+async def find(redis: Redis, whose: Whose) -> list[Found]:
+    """Return the batches that there are of a project, or the one that is named; of every upstream."""
+    ids = [whose.batch.encode()] if whose.batch else await redis.execute_command("ZRANGE", keys.batches(), 0, -1)
+    found = []
+    for start in range(0, len(ids), _CHUNK):
+        chunk = [name.decode() for name in ids[start : start + _CHUNK]]
+        async with redis.pipeline(transaction=False) as pipe:
+            for batch_id in chunk:
+                pipe.execute_command("HMGET", keys.batch(batch_id), "state", "upstream", "project")
+            facts = await pipe.execute()
+        for batch_id, (state, upstream, project) in zip(chunk, facts, strict=True):
+            if state and whose.project in (None, (project or b"default").decode()):
+                found.append(Found(batch_id, (upstream or b"").decode(), state in _ENDED))
+    return found
+
+
+async def remove(redis: Redis, batch_id: str) -> bool:
+    """Remove a batch that is over, but for its budget; False when it is not over. Safe to repeat after a crash.
+
+    The batch itself goes last, so that it can be found again until all of it is gone.
+    """
+    content = await redis.execute_command("HGET", keys.batch(batch_id), "content")
+    shards = await open_shards(redis, batch_id)
+    live = await redis.execute_command("HVALS", keys.live_lines(batch_id))
+    tokens = [keys.live_tokens(batch_id, int(index)) for index in live]
+    jobs = [name for shard in shards for name in (keys.shard(shard.reference), keys.job(shard.reference))]
+    own = [keys.open_shards(batch_id), keys.results(batch_id), keys.done(batch_id), keys.air(batch_id)]
+    own += [keys.tried(batch_id), keys.live_lines(batch_id)]
+    first = [keys.batch(batch_id), keys.batches(), keys.live(), keys.content((content or b"").decode())]
+    state = await redis.execute_command("HGET", keys.batch(batch_id), "state")
+    if state not in _ENDED:
+        return False
+    for start in range(0, len(tokens + jobs), _CHUNK):
+        await redis.execute_command("UNLINK", *(tokens + jobs)[start : start + _CHUNK])
+    return bool(await _remove(redis, [*first, *own], [batch_id]))
+
+
+async def note(redis: Redis, upstream: str, who: str, whose: Whose, removed: Sequence[tuple[str, int]]) -> None:
+    """Keep in the audit that somebody removed something."""
+    named = {name: value for name, value in (("project", whose.project), ("batch", whose.batch)) if value}
+    entry = audit.Entry(who=who, what="purge", at=await now_ms(redis), detail={**named, **dict(removed)})
+    async with redis.pipeline(transaction=True) as pipe:
+        audit.note(pipe, upstream, entry)
+        await pipe.execute()
