@@ -57,9 +57,30 @@ def input_options(command: _Command) -> _Command:
     return command
 
 
+def _tags(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001 - click's callback
+    """Read KEY=VALUE words."""
+    found: dict[str, str] = {}
+    for word in given:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise click.BadParameter(f"'{word}' is no tag; a tag is KEY=VALUE, e.g. team=search")
+        if key in found:
+            raise click.BadParameter(f"tag '{key}' is given twice; a batch has one value for it")
+        found[key] = value
+    return found
+
+
 def condition_options(command: _Command) -> _Command:
     """Add what a batch may cost, whose work it is, and whose turn."""
     for option in (
+        click.option(
+            "--tag",
+            "tags",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_tags,
+            help="For reports of what was spent, e.g. team=search; again for more.",
+        ),
         click.option(
             "--project", metavar="NAME", default="default", help="Whose work it is: turns and budgets go by it."
         ),

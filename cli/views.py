@@ -143,6 +143,7 @@ def _details(status: BatchStatus) -> RenderableType:
         ("upstream", status.upstream),
         ("source", status.source),
         ("retry of", status.retry_of),
+        ("tags", ", ".join(status.tags)),
     ]
     for name, value in rows:
         if value:

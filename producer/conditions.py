@@ -1,7 +1,7 @@
 """On what conditions lines run, as callers say it; and the prices and budgets that they meet at that moment."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
@@ -23,12 +23,16 @@ from batchmill.store.model import Priority
 from batchmill.store.statistics import models_seen
 
 _PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # as in the config file
+_TAG_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LONGEST_TAG = 128  # characters of a value
+_MOST_TAGS = 8  # each set of tags is a row of every day's roll-up
 
 
 def conditions_of(
     max_cost: Decimal | str | int | None = None,
     priority: Priority | str = Priority.NORMAL,
     project: str = "default",
+    tags: Mapping[str, str] | None = None,
 ) -> Conditions:
     """Return the conditions as a value. Raises InputError."""
     try:
@@ -37,7 +41,12 @@ def conditions_of(
         raise InputError(f"no priority {priority!r}; there are {', '.join(Priority)}") from None
     if not _PROJECT.fullmatch(project):
         raise InputError(f"no project can be named {project!r}: up to 64 letters, digits and . _ - make a name")
-    return Conditions(project=project, priority=turn, max_cost=None if max_cost is None else _nano_of(max_cost))
+    return Conditions(
+        project=project,
+        priority=turn,
+        max_cost=None if max_cost is None else _nano_of(max_cost),
+        tags=_tags_of(tags or {}),
+    )
 
 
 def wish_of_batch(fallback: Iterable[str], strategy: Strategy | str | None) -> Wish | None:
@@ -72,6 +81,20 @@ async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -
     seen = await models_seen(redis, settings.upstream_name)
     health = await health_of(redis, settings.upstream_name, seen) if seen else {}
     return Pricer(models, rules, conditions, strict=settings.speaks_openrouter, today=today, health=health)
+
+
+def _tags_of(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Return tags as the ledger has them: sorted, for the same tags are the same row of a report."""
+    if not isinstance(tags, Mapping):
+        raise InputError(f"tags are a mapping of keys to values, not {type(tags).__name__}")
+    if len(tags) > _MOST_TAGS:
+        raise InputError(f"a batch can have {_MOST_TAGS} tags, not {len(tags)}")
+    for key, value in tags.items():
+        if not isinstance(key, str) or not _TAG_KEY.fullmatch(key):
+            raise InputError(f"no tag can be named {key!r}: up to 64 letters, digits and . _ - make a key")
+        if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_TAG or not value.isprintable():
+            raise InputError(f"tag {key}: a value is 1 to {_LONGEST_TAG} printable characters, not {value!r}")
+    return tuple(sorted(f"{key}={value}" for key, value in tags.items()))
 
 
 def _nano_of(max_cost: Decimal | str | int) -> int:

@@ -49,8 +49,8 @@ async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchSt
 async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, int]:
     """Enqueue the failed lines of a finished batch as a new batch; return its id and how many lines it has.
 
-    It has the same project and priority, and a budget of its own of the same limit. Asked again, it returns the same
-    batch. Raises InputError when there is nothing to try again, or a line can't be run for what it may cost today.
+    It has the same project, priority and tags, and a budget of its own of the same limit. Asked again, it returns the
+    same batch. Raises InputError when there is nothing to try again, or a line can't be run for what it may cost today.
     """
     status = await batches.status(redis, batch_id)
     if not status.state.terminal:
@@ -59,7 +59,9 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
     existing = await batches.by_content(redis, content)
     if existing:
         return existing, (await batches.status(redis, existing)).total
-    conditions = Conditions(project=status.project, priority=status.priority, max_cost=status.max_cost)
+    conditions = Conditions(
+        project=status.project, priority=status.priority, max_cost=status.max_cost, tags=status.tags
+    )
     pricer = await pricer_for(redis, settings, conditions)
     staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days)
     try:
@@ -78,6 +80,7 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         project=status.project,
         priority=status.priority,
         max_cost=status.max_cost,
+        tags=status.tags,
     )
     return await staging.release(facts), counts.total()
 

@@ -128,6 +128,7 @@ def _additions(status: BatchStatus) -> dict[str, Any]:
         },
         "x_project": status.project,
         "x_priority": status.priority.value,
+        "x_metadata": dict(tag.split("=", 1) for tag in status.tags),
         "x_models": status.models,
         "x_upstream": status.upstream,
         "x_source": status.source,

@@ -242,5 +242,6 @@ def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
         priority=Priority(facts.get(b"priority", b"normal").decode()),
+        tags=msgspec.json.decode(facts.get(b"tags", b"[]"), type=tuple[str, ...]),
         **values,
     )

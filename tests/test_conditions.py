@@ -244,3 +244,55 @@ def test_wrong_wishes_are_told_in_a_line(desk: Desk) -> None:
         assert wish[1] in told.err
     told = desk.run("submit", "prompts.jsonl", "--max-cost", "0.000001")
     assert "over the whole of the batch's --max-cost ($0.000001)" in told.err
+
+
+TAGS = {"team": "search", "exp": "a=b, c"}
+
+
+async def test_tags_go_with_every_line_and_are_told(producer: Producer, redis: Redis) -> None:
+    batch = await producer.submit(lines(3), tags=TAGS)
+    status = await batch.status()
+    assert status.tags == ("exp=a=b, c", "team=search")
+    assert batch_object(status)["x_metadata"] == TAGS
+    assert [work.terms.tags for work in await work_of(redis, batch)] == [status.tags] * len(await work_of(redis, batch))
+    again = await producer.submit(lines(3), tags={"team": "ads"})  # no part of what the batch is
+    assert (again.reused, (await again.status()).tags) == (True, status.tags)
+
+
+async def test_a_routed_line_has_its_tags_too(producer: Producer, redis: Redis) -> None:
+    batch = await producer.submit(lines(1), fallback=["anthropic/claude-3.5-haiku"], tags={"team": "search"})
+    (work,) = await work_of(redis, batch)
+    assert work.terms.route is not None
+    assert work.terms.tags == ("team=search",)
+
+
+async def test_without_tags_there_are_none(producer: Producer) -> None:
+    status = await (await producer.submit(lines(1))).status()
+    assert (status.tags, batch_object(status)["x_metadata"]) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"": "x"}, "named"),
+        ({"a b": "x"}, "named"),
+        ({"a": ""}, "tag a"),
+        ({"a": "x" * 129}, "tag a"),
+        ({"a": "x\n"}, "tag a"),
+        ({"a": 5}, "tag a"),
+        ({str(number): "x" for number in range(9)}, "8 tags"),
+        ([("a", "b")], "mapping"),
+    ],
+)
+def test_tags_that_can_not_be_are_refused(tags: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        conditions_of(tags=tags)
+
+
+def test_a_retried_batch_and_the_commands_keep_tags(desk: Desk) -> None:
+    desk.write("prompts.jsonl", 2)
+    batch = desk.run("submit", "prompts.jsonl", "--tag", "team=search", "--tag", "exp=7").out.strip()
+    assert json.loads(desk.run("status", batch, "--json").out)["x_metadata"] == {"team": "search", "exp": "7"}
+    assert "exp=7, team=search" in desk.run("status", batch).out
+    assert "KEY=VALUE" in desk.run("submit", "prompts.jsonl", "--tag", "team").err
+    assert "given twice" in desk.run("submit", "prompts.jsonl", "--tag", "a=1", "--tag", "a=2").err
