@@ -15,6 +15,7 @@ from batchmill.spend.ledger import Rollup, Source, UsageRecord
 UNTAGGED = "(no tag)"
 UNNAMED = "(not told)"
 
+_ANSWERED = "ok"  # the outcome of an answer
 _THOUSAND = 1000
 _SHARE = Decimal("0.0001")
 
@@ -96,33 +97,32 @@ def report_of_rollups(rollups: Iterable[Rollup], by: By, *, project: str | None 
 
 
 class BatchReport:
-    """A report by batch that takes records one by one, the oldest first, and keeps none of them but open suspects."""
+    """A report by batch. It takes records one by one, oldest first, and keeps only those that may be corrected.
 
-    def __init__(self, *, project: str | None = None) -> None:
+    As in the roll-ups, a correction takes the place of what it corrects, on that one's day. So hand in everything from
+    the first day of the period to this moment: calls that came after `until_ms` are left out, their corrections not.
+    """
+
+    def __init__(self, *, until_ms: int | None = None, project: str | None = None) -> None:
+        self._until = until_ms
         self._project = project
         self._rows: dict[str, Row] = {}
-        self._suspects: dict[str, int] = {}  # bound by hold
+        self._open: dict[str, UsageRecord] = {}  # suspects and what became of them, by hold
 
     def take(self, record: UsageRecord) -> None:
         """Count a record."""
         if self._project is not None and record.project != self._project:
             return
-        row = _row(self._rows, record.batch)
-        row.prompt_tokens += record.prompt_tokens
-        row.cached_tokens += record.cached_tokens
-        row.completion_tokens += record.completion_tokens
-        row.reasoning_tokens += record.reasoning_tokens
-        if record.source is Source.RECONCILED:  # its request was counted with the suspect
-            row.suspect -= self._suspects.pop(record.hold, 0)
-            row.cost += record.cost
+        if record.source is Source.RECONCILED:
+            before = self._open.get(record.hold)
+            if before is None:  # of a call that is not of this period
+                return
+            self._count(before, -1)
+        elif self._until is not None and record.at >= self._until:
             return
-        row.requests += 1
-        if record.source is Source.SUSPECT:
-            self._suspects[record.hold] = record.cost
-            row.suspect += record.cost
-            return
-        row.answered += record.outcome == "ok"
-        row.cost += record.cost
+        self._count(record, 1)
+        if record.source in (Source.SUSPECT, Source.RECONCILED):
+            self._open[record.hold] = record
 
     def report(self) -> Report:
         """Return what there is by now."""
@@ -130,6 +130,19 @@ class BatchReport:
         for row in self._rows.values():
             total.add(row)
         return Report(by=By.BATCH, rows=_in_order(self._rows, By.BATCH), total=total)
+
+    def _count(self, record: UsageRecord, sign: int) -> None:
+        row = _row(self._rows, record.batch)
+        row.requests += sign
+        row.answered += sign * (record.outcome == _ANSWERED)
+        row.prompt_tokens += sign * record.prompt_tokens
+        row.cached_tokens += sign * record.cached_tokens
+        row.completion_tokens += sign * record.completion_tokens
+        row.reasoning_tokens += sign * record.reasoning_tokens
+        if record.source is Source.SUSPECT:
+            row.suspect += sign * record.cost
+        else:
+            row.cost += sign * record.cost
 
 
 def trend(report: Report, days: Iterable[str]) -> list[Row]:
