@@ -111,7 +111,7 @@ def _price(price: ListPrice | None) -> str:
         return "unknown"
     if price.free:
         return "free"
-    cached = f", {usd_text(price.cache_read)} cached" if price.cache_read is not None else ""
+    cached = f", {usd_text(price.cache_read)} cached" if price.cache_read else ""
     call = f", {usd_text(price.request)} a call" if price.request else ""
     return f"{usd_text(price.input)} in{cached}, {usd_text(price.output)} out{call}"
 

@@ -39,7 +39,7 @@ def _tokens(item: Item, own: Item | None, total: Cell) -> list[str]:
         found.append(f"another tokenizer ({names}): the same text may be more tokens, or fewer")
     if item.free:
         return found
-    if total.cached and item.price.cache_read is not None:
+    if total.cached and item.price.cache_read:
         found.append(f"reckoned with the same {total.cached:,} prompt tokens read from a cache, at its price for these")
     if total.cached and item.price.cache_write:
         found.append("what it asks for writing to its cache is not in the sum: no record says how much was written")
@@ -47,8 +47,8 @@ def _tokens(item: Item, own: Item | None, total: Cell) -> list[str]:
 
 
 def _thinking(item: Item, total: Cell) -> list[str]:
-    if item.facts.reasoning is None:
-        return []
+    if total.reasoning and "reasoning" not in item.capabilities:
+        return [f"it does not think: {total.reasoning:,} tokens of thought are reckoned as if it answered with them"]
     if total.reasoning:
         return ["it may think longer, or shorter: reckoned with as many tokens"]
     return (

@@ -258,7 +258,7 @@ def _daily_cap(model: str, policy: Policy) -> int | None:
 
 
 def _caching(own: Item | None, usage: ModelUsage, total: Cell, today: Decimal | None, basis: Decimal) -> Caching | None:
-    if own is None or today is None or own.price.input is None or own.price.cache_read is None:
+    if own is None or today is None or own.price.input is None or not own.price.cache_read:
         return None
     uncached, cells = total.prompt - total.cached, usage.cells.values()
     cheapest = cost_of(own.price.price, cells, all_cached=True)

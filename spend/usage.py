@@ -11,6 +11,7 @@ from decimal import Context, Decimal
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from batchmill.openrouter.prices import Billable, Price, bill, rates_at
 from batchmill.spend.ledger import Source, UsageRecord
@@ -162,7 +163,10 @@ def moment(at: int) -> datetime:
 
 def _cell_cost(price: Price, cell: Cell, *, all_cached: bool) -> Decimal | None:
     at = moment(cell.at)
-    flat = Price(base=rates_at(price, cell.prompt_seen, at), discount=price.discount)
+    rates = rates_at(price, cell.prompt_seen, at)
+    if rates.input_cache_read == 0:  # the catalogue names "0" for models without a cache, too: that is no price
+        rates = msgspec.structs.replace(rates, input_cache_read=UNSET)
+    flat = Price(base=rates, discount=price.discount)
     used = Billable(
         prompt_tokens=cell.prompt,
         completion_tokens=cell.completion,

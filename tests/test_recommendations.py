@@ -171,6 +171,27 @@ def test_cached_tokens_go_at_the_other_s_cache_price_or_as_plain_ones() -> None:
     assert costs == {"a/caches": Decimal("0.00005"), "a/plain": Decimal("0.0005")}
 
 
+def test_a_cache_price_of_nothing_is_none() -> None:
+    named = facts("a/named", "0.0000005", "0", parameters=("tools",), pricing={"input_cache_read": "0"})
+    (option,) = only([call(cached_tokens=1000)], USED, named).options
+    assert option.cost == Decimal("0.0005")
+    assert only([call(model="a/named")], named).caching is None
+
+
+def test_caveats_tell_what_is_not_in_the_sum() -> None:
+    thoughtful = facts("a/t", "0", "0.000001", parameters=("tools",), reasoning=Reasoning(default_enabled=True))
+    told = {
+        "tokenizer": only([call()], USED, facts("a/t", "0", "0.000001", parameters=("tools",), tokenizer="T")),
+        "does not think: 9": only([call(reasoning_tokens=9)], USED, CHEAP, needs=frozenset()),
+        "think longer": only([call(reasoning_tokens=9)], USED, thoughtful, needs=frozenset()),
+        "thinks unless": only([call()], USED, thoughtful),
+        "may be removed after 2027-01-01": only([call()], USED, msgspec.structs.replace(CHEAP, expires="2027-01-01")),
+    }
+    for words, advice in told.items():
+        assert [words in caveat for caveat in advice.options[0].caveats] == [True], words
+    assert only([call()], USED, CHEAP).options[0].caveats == ()
+
+
 def test_what_nobody_knows_is_left_out_and_counted() -> None:
     records = [
         call(),
