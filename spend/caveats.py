@@ -51,6 +51,5 @@ def _thinking(item: Item, total: Cell) -> list[str]:
         return [f"it does not think: {total.reasoning:,} tokens of thought are reckoned as if it answered with them"]
     if total.reasoning:
         return ["it may think longer, or shorter: reckoned with as many tokens"]
-    return (
-        ["it thinks unless it is told not to, which is not in the sum"] if item.facts.reasoning.default_enabled else []
-    )
+    thinks = item.facts.reasoning is not None and item.facts.reasoning.default_enabled
+    return ["it thinks unless it is told not to, which is not in the sum"] if thinks else []
