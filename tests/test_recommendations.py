@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchmill.config.policy import Limit, Policy, PriceRule, Routing
@@ -69,6 +69,7 @@ def test_a_cheaper_model_that_can_take_the_calls_saves_the_difference_to_the_nan
         max_size=30,
     )
 )
+@example(calls=[(1000, 1, 0, 0, 0), (1001, 1, 0, 0, 0)])  # on either side of a step
 def test_the_sum_of_cells_is_the_sum_of_calls_under_prices_by_length_hour_and_day(
     calls: list[tuple[int, int, int, int, int]],
 ) -> None:
