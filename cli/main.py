@@ -31,6 +31,7 @@ from batchmill.cli.route import route
 from batchmill.cli.run import run
 from batchmill.cli.simulate import simulate
 from batchmill.cli.spend import spend
+from batchmill.cli.spend_recommend import recommend
 from batchmill.cli.status import status
 from batchmill.cli.stream import stream
 from batchmill.cli.submit import submit
@@ -80,6 +81,7 @@ _COMMANDS = (
 )
 for _command in _COMMANDS:
     cli.add_command(_command)
+spend.add_command(recommend)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
