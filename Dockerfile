@@ -5,6 +5,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY config config
 COPY openrouter openrouter
 COPY routing routing
+COPY spend spend
 COPY store store
 COPY producer producer
 COPY workers workers

@@ -28,6 +28,7 @@ from batchmill.cli.retry import retry
 from batchmill.cli.route import route
 from batchmill.cli.run import run
 from batchmill.cli.simulate import simulate
+from batchmill.cli.spend import spend
 from batchmill.cli.status import status
 from batchmill.cli.stream import stream
 from batchmill.cli.submit import submit
@@ -72,7 +73,7 @@ def cli(debug: bool) -> None:
 _COMMANDS = (
     *(run, submit, worker, status, results, stream, cancel, retry),
     *(budgets, limits, breakers, pause, resume, audit),
-    *(models, route, simulate, check, config),
+    *(spend, models, route, simulate, check, config),
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

@@ -15,10 +15,12 @@ ALLOWED = {
     "config": set(),
     "openrouter": {"config"},
     "routing": {"config", "openrouter"},
-    "store": {"config", "openrouter", "routing"},
-    "producer": {"config", "openrouter", "routing", "store"},
-    "workers": {"config", "openrouter", "routing", "store"},  # never the producer, nor it them: they meet in Redis
-    "cli": {"config", "openrouter", "routing", "store", "producer", "workers"},
+    "spend": {"config", "openrouter", "routing"},
+    "store": {"config", "openrouter", "routing", "spend"},
+    "producer": {"config", "openrouter", "routing", "spend", "store"},
+    # never the producer, nor it them: they meet in Redis
+    "workers": {"config", "openrouter", "routing", "spend", "store"},
+    "cli": {"config", "openrouter", "routing", "spend", "store", "producer", "workers"},
 }
 READS_ENVIRONMENT = {
     "config/settings.py",  # the one place
