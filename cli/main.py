@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.alerts import alerts
 from batchmill.cli.audit import audit
 from batchmill.cli.breakers import breakers
 from batchmill.cli.budgets import budgets
@@ -72,7 +73,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     *(run, submit, worker, status, results, stream, cancel, retry),
-    *(budgets, limits, breakers, pause, resume, audit),
+    *(budgets, alerts, limits, breakers, pause, resume, audit),
     *(spend, models, route, simulate, check, config),
 )
 for _command in _COMMANDS:

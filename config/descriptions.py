@@ -124,11 +124,11 @@ KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "alerts.critical": "Share of a budget that is used; not below warning.",
         "alerts.forecast": "Whether to alert of budgets that will be exceeded before their window ends, at this pace.",
         "alerts.breaker_open_minutes": "Minutes for which a breaker did not close.",
-        "alerts.credits_low_usd": "USD that the key may still spend, by any of its limits; below it somebody is alerted.",
+        "alerts.credits_low_usd": "USD that the key may still spend, by any of its limits; alerts begin below.",
         "alerts.suspects_over_usd": "USD whose fate is unknown, all suspects together; above it somebody is alerted.",
         "webhooks.url": "Whom to tell, by POST.",
         "webhooks.secret_env": "The variable of the environment that has the secret (whsec_...); never the secret.",
         "webhooks.name": "Default: made of the host.",
-        "webhooks.events": "Which alerts, e.g. [\"budget.critical\", \"budget.exhausted\"]; default: all.",
+        "webhooks.events": 'Which alerts, e.g. ["budget.critical", "budget.exhausted"]; default: all.',
     }
 )
