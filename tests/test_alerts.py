@@ -221,8 +221,10 @@ async def test_eight_processes_that_cross_together_raise_each_alert_once(
     eye = Eye(real_redis, settings)
     await eye.apply(budget, webhooks=(HOOK,))
     arguments = [sys.executable, "-c", _PROCESS, server.url, keys.budget(eye.name, "all", "total")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    crowd = [await asyncio.create_subprocess_exec(*arguments, **pipes) for _ in range(PROCESSES)]
+    crowd = [
+        await asyncio.create_subprocess_exec(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(PROCESSES)
+    ]
     for process in crowd:
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
