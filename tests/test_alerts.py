@@ -166,6 +166,13 @@ async def test_breaches_are_told_once_and_suspects_by_their_sum(eye: Eye) -> Non
     assert await eye.look() == []
 
 
+async def test_what_can_t_be_read_keeps_nobody_from_work(eye: Eye) -> None:
+    await eye.redis.execute_command("HSET", keys.suspects(eye.name), "h.0.1", b"[]")
+    with capture_logs() as told:
+        await eye.watch.look()
+    assert [one["event"] for one in told] == ["alerts.unknown"]
+
+
 async def test_who_acknowledges_is_kept_and_the_alert_leaves_the_list(eye: Eye) -> None:
     await eye.apply(DAILY)
     await eye.spend(DAILY, 95)

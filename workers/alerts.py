@@ -14,6 +14,7 @@ from batchmill.openrouter.wire import KeyInfo
 from batchmill.spend.alerts import BudgetState, Due, OpenBreaker, Remaining, State, due
 from batchmill.store import account, alerts, gauges, keys, policy
 from batchmill.store.clock import now_ms
+from batchmill.store.errors import StoreError
 from batchmill.store.gauges import BudgetGauge, ModelGauge, Pause
 
 log = structlog.get_logger()
@@ -36,7 +37,16 @@ class AlertWatch:
         self._forecaster = forecaster
 
     async def look(self) -> None:
-        """Raise what is due, into the log, the list and the queues of the webhooks."""
+        """Raise what is due, into the log, the list and the queues of the webhooks.
+
+        What another version wrote and we can't read keeps us from looking, not from work.
+        """
+        try:
+            await self._look()
+        except StoreError as error:
+            log.error("alerts.unknown", error=str(error))
+
+    async def _look(self) -> None:
         found = (await policy.live(self._redis, self._name)).policy
         state = await self._state(found)
         for one in due(state, found.alerts):

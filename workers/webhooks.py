@@ -26,6 +26,7 @@ from batchmill.store import alerts, deliveries, keys, policy
 from batchmill.store.alerts import Raised
 from batchmill.store.clock import now_ms
 from batchmill.store.deliveries import Delivery
+from batchmill.store.errors import StoreError
 
 log = structlog.get_logger()
 
@@ -65,7 +66,11 @@ class Webhooks:
             await asyncio.gather(*(self._make(client, hooks.get(one.webhook), one) for one in due))
 
     async def _make(self, client: httpx.AsyncClient, hook: Webhook | None, delivery: Delivery) -> None:
-        raised = await alerts.one(self._redis, self._name, delivery.alert_id)
+        try:
+            raised = await alerts.one(self._redis, self._name, delivery.alert_id)
+        except StoreError as error:  # another version wrote it, and may send it
+            log.error("webhook.unreadable", webhook=delivery.webhook, error=str(error))
+            return
         if hook is None or raised is None:  # it was taken out of the config, or so many alerts came since
             await deliveries.drop(self._redis, self._name, delivery)
             return
