@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .cli_helpers import Desk, desk, shared_simulator
+from .cli_helpers import Desk, desk, interrupt, shared_simulator, wait_until
 
 __all__ = ["desk", "shared_simulator"]
 
@@ -71,3 +71,16 @@ def test_a_wrong_use_is_told(desk: Desk, arguments: tuple[str, ...], said: str) 
 
 def test_without_any_there_is_a_word(desk: Desk) -> None:
     assert desk.run("alerts", "--all").out == "no alerts yet\n"
+
+
+def test_work_that_waits_for_a_budget_is_alerted_of(desk: Desk) -> None:
+    (desk.folder / "batchmill.toml").write_text(CONFIG.replace("5", "0.0002"))  # room for some of the lines
+    desk.environ["BATCHMILL_CONFIG"] = "batchmill.toml"
+    desk.write("prompts.jsonl", 120)
+    running = desk.start("run", "prompts.jsonl")
+
+    def kinds() -> set[str]:
+        return {found["kind"] for found in json.loads(desk.run("alerts", "--json").out)}
+
+    wait_until(lambda: "budget.exhausted" in kinds(), "the budget is known to be exhausted")
+    interrupt(running)
