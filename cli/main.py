@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from batchmill.cli import exit_codes
+from batchmill.cli.alerts import alerts
 from batchmill.cli.archive import archive
 from batchmill.cli.audit import audit
 from batchmill.cli.breakers import breakers
@@ -75,7 +76,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     *(run, submit, worker, status, results, stream, cancel, retry),
-    *(budgets, limits, breakers, pause, resume, audit),
+    *(budgets, alerts, limits, breakers, pause, resume, audit),
     *(spend, archive, purge),
     *(models, route, simulate, check, config),
 )

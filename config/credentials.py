@@ -3,6 +3,8 @@
 The first that has one counts. A source that is named and can't be used is an error, never passed over in silence.
 """
 
+import base64
+import binascii
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from batchmill.config.secret import Secret
 
 KEY = "OPENROUTER_API_KEY"
 KEY_FILE = "BATCHMILL_API_KEY_FILE"
+_WEBHOOK_PREFIX = "whsec_"
+_LEAST_SECRET_BYTES = 16
 _ELSE = f"set {KEY} or {KEY_FILE} instead"
 
 
@@ -37,6 +41,28 @@ def find_key(env: Mapping[str, str], service: str = "", user: str = "") -> Found
         entry = f"{service}/{user}"
         return Found(_usable(_ask_keyring(service, user), f"the keyring's entry {entry}"), "keyring", entry)
     return None
+
+
+def find_webhook_secret(env: Mapping[str, str], variable: str) -> Secret:
+    """Return what a variable holds to sign webhooks with: base64, after Standard Webhooks with the prefix `whsec_`.
+
+    The prefix is taken off. Raises ConfigError, whose message names the variable and never what is in it.
+    """
+    given = env.get(variable, "").strip()
+    if not given:
+        raise ConfigError(f"{variable} is not set here: put the webhook's secret (whsec_...) into it")
+    secret = given.removeprefix(_WEBHOOK_PREFIX)
+    secret += "=" * (-len(secret) % 4)
+    try:
+        usable = len(base64.b64decode(secret, validate=True)) >= _LEAST_SECRET_BYTES
+    except (binascii.Error, ValueError):  # ValueError: letters that are not ASCII
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"{variable} holds no secret of a webhook: whsec_ and at least {_LEAST_SECRET_BYTES} random bytes in "
+            "base64; e.g. from `echo whsec_$(openssl rand -base64 32)`"
+        )
+    return Secret(secret)
 
 
 def _read(file: str) -> str:

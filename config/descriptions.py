@@ -28,6 +28,8 @@ TABLES: Final[Mapping[str, str]] = MappingProxyType(
         "breaker": "When the breaker of a model opens, and how it closes again (seconds).",
         "aliases": "A name for several models; lines ask for it as their model.",
         "routing": "How lines that may go to several models find theirs.",
+        "alerts": "From when on somebody is to be alerted.",
+        "webhooks": "Where alerts are sent, signed after Standard Webhooks; any number of them.",
     }
 )
 
@@ -126,5 +128,15 @@ KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "routing.auto_max_input_price": "USD for a million tokens of the prompt; default: none.",
         "routing.auto_max_output_price": "USD for a million tokens of the answer; default: none.",
         "routing.auto_free": "Whether it may choose free models, with their daily caps.",
+        "alerts.warning": "Share of a budget that is used.",
+        "alerts.critical": "Share of a budget that is used; not below warning.",
+        "alerts.forecast": "Whether to alert of budgets that will be exceeded before their window ends, at this pace.",
+        "alerts.breaker_open_minutes": "Minutes for which a breaker did not close.",
+        "alerts.credits_low_usd": "USD that the key may still spend, by any of its limits; alerts begin below.",
+        "alerts.suspects_over_usd": "USD whose fate is unknown, all suspects together; above it somebody is alerted.",
+        "webhooks.url": "Whom to tell, by POST.",
+        "webhooks.secret_env": "The variable of the environment that has the secret (whsec_...); never the secret.",
+        "webhooks.name": "Default: made of the host.",
+        "webhooks.events": 'Which alerts, e.g. ["budget.critical", "budget.exhausted"]; default: all.',
     }
 )

@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from batchmill.config.alerting import Alerts, Webhook
+from batchmill.config.rules import MAX_NAME, Rule, check_money, check_name
 from batchmill.config.strategy import Strategy
 from batchmill.config.windows import WindowKind
 
@@ -24,10 +26,7 @@ Weight = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 
 NANO = 1_000_000_000
 MAX_LIMIT_USD = 9_000_000
-MAX_NAME = 64
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _NANO_DIGITS = 9
-_EXACT_DIGITS = 28  # in all; what is longer, decimal arithmetic rounds
 _MAX_PRICE_USD = 1_000_000  # a million tokens, or one call
 _PRICE_DIGITS = 18
 _PER_MILLION = -6  # as a power of ten
@@ -45,15 +44,9 @@ def matches(patterns: Patterns, model: str) -> bool:
     return any(_compiled(pattern).fullmatch(model) for pattern in patterns)
 
 
-def check_name(kind: str, name: str) -> None:
-    """Raise ValueError for a name that can't be a part of a key."""
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        raise ValueError(f"{kind} '{name}': a name has letters, digits, _ . - and at most {MAX_NAME} of them")
-
-
 def check_limit(usd: Decimal) -> None:
     """Raise ValueError for a number of dollars that can't be the limit of a budget."""
-    _check_money("limit_usd", usd, MAX_LIMIT_USD, _NANO_DIGITS)
+    check_money("limit_usd", usd, MAX_LIMIT_USD, _NANO_DIGITS)
 
 
 @lru_cache(maxsize=1024)
@@ -74,19 +67,7 @@ def _name_of(patterns: tuple[str, ...]) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", joined)[:MAX_NAME]
 
 
-def _check_money(key: str, usd: Decimal, most: int, digits: int) -> None:
-    if not (usd.is_finite() and 0 <= usd <= most):
-        raise ValueError(f"{key} must be a number of dollars from 0 to {most:,}, not {usd}")
-    exact = len(usd.as_tuple().digits) <= _EXACT_DIGITS
-    if not exact or usd.normalize().as_tuple().exponent < -digits:  # type: ignore[operator]  # finite: a number
-        raise ValueError(f"{key} has more than {digits} decimal places: {usd}")
-
-
-class _Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the TOML file."""
-
-
-class Limit(_Rule, frozen=True):
+class Limit(Rule, frozen=True):
     """A rate rule for the models that match: for each of them, or one for all when it is shared.
 
     `burst_seconds` says how much of a rate may go at once after a rest.
@@ -132,7 +113,7 @@ class Limit(_Rule, frozen=True):
         return max(1, int((rate or 0) * self.burst_seconds / _MINUTE))
 
 
-class Budget(_Rule, frozen=True):
+class Budget(Rule, frozen=True):
     """A dollar cap over a window of time, for the models that match and one project or all."""
 
     name: str
@@ -167,7 +148,7 @@ class Budget(_Rule, frozen=True):
         return self.project in (None, project) and matches(self.models, model)
 
 
-class PriceRule(_Rule, frozen=True):
+class PriceRule(Rule, frozen=True):
     """What an operator says that models cost: USD for a million tokens, and for one call or image."""
 
     match: Patterns
@@ -182,7 +163,7 @@ class PriceRule(_Rule, frozen=True):
         for name in ("prompt", "completion", "request", "image", "cache_write"):
             rate: Decimal | None = getattr(self, name)
             if rate is not None:
-                _check_money(name, rate, _MAX_PRICE_USD, _PRICE_DIGITS)
+                check_money(name, rate, _MAX_PRICE_USD, _PRICE_DIGITS)
 
     def pricing(self) -> bytes:
         """Return the JSON object that OpenRouter would state: USD for one token, call or image as decimal strings."""
@@ -196,7 +177,7 @@ class PriceRule(_Rule, frozen=True):
         return msgspec.json.encode({name: f"{rate:f}" for name, rate in rates.items() if rate is not None})
 
 
-class Project(_Rule, frozen=True):
+class Project(Rule, frozen=True):
     """Whose work it is, and how large a share of the turns it has beside the others."""
 
     name: str
@@ -206,7 +187,7 @@ class Project(_Rule, frozen=True):
         check_name("project", self.name)
 
 
-class Breaker(_Rule, frozen=True):
+class Breaker(Rule, frozen=True):
     """When the breaker of a model opens, and how it closes again. Times in seconds."""
 
     window_seconds: Seconds = 60.0
@@ -238,7 +219,7 @@ class Trouble(StrEnum):
 EVERY_TROUBLE = tuple(trouble for trouble in Trouble if trouble is not Trouble.LIMIT)
 
 
-class Alias(_Rule, frozen=True):
+class Alias(Rule, frozen=True):
     """A name for several models: lines that ask for it get one of them."""
 
     name: str
@@ -256,7 +237,7 @@ class Alias(_Rule, frozen=True):
             raise ValueError(f"alias '{self.name}': weights must be one for each of its {len(self.models)} models")
 
 
-class Routing(_Rule, frozen=True):
+class Routing(Rule, frozen=True):
     """How lines find their model where they don't name one alone. Times in seconds, prices in USD a million tokens.
 
     `strategy` is for "auto", aliases and batches that name none of their own; a list of fallbacks goes by `order`.
@@ -292,6 +273,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     breaker: Breaker = Breaker()
     aliases: tuple[Alias, ...] = ()
     routing: Routing = Routing()
+    alerts: Alerts = Alerts()
+    webhooks: tuple[Webhook, ...] = ()
 
     def __post_init__(self) -> None:
         named = (
@@ -299,6 +282,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             ("budgets", self.budgets),
             ("projects", self.projects),
             ("aliases", self.aliases),
+            ("webhooks", self.webhooks),
         )
         for kind, rules in named:
             names = [rule.name for rule in rules]

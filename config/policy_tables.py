@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from batchmill.config.alerting import Alerts, Webhook
 from batchmill.config.errors import ConfigError
 from batchmill.config.policy import FREE, Alias, Breaker, Budget, Limit, Policy, PriceRule, Project, Routing
 from batchmill.config.spelling import nearest
@@ -17,6 +18,8 @@ KINDS: dict[str, type[msgspec.Struct]] = {
     "breaker": Breaker,
     "aliases": Alias,
     "routing": Routing,
+    "alerts": Alerts,
+    "webhooks": Webhook,
 }
 TABLES = tuple(KINDS)
 
@@ -29,6 +32,8 @@ class _Tables(msgspec.Struct, kw_only=True):
     breaker: Breaker = Breaker()
     aliases: tuple[Alias, ...] = ()
     routing: Routing = Routing()
+    alerts: Alerts = Alerts()
+    webhooks: tuple[Webhook, ...] = ()
 
 
 def read_policy(table: Mapping[str, Any], source: str) -> Policy | None:
@@ -52,6 +57,8 @@ def read_policy(table: Mapping[str, Any], source: str) -> Policy | None:
             breaker=tables.breaker,
             aliases=tables.aliases,
             routing=tables.routing,
+            alerts=tables.alerts,
+            webhooks=tables.webhooks,
         )
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"{source}: {_unknown_key(own) or error}") from error

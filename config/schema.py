@@ -15,8 +15,12 @@ from batchmill.config.windows import WindowKind
 
 _NOT_IN_A_FILE: Final = ("policy", "api_key", "key_source", "simulate", "config_file")
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-_SINGLE: Final = ("breaker", "routing")
-_URLS: Final = {"upstream.base_url": "^https?://", "redis_url": "^(redis|rediss|unix)://"}
+_SINGLE: Final = ("breaker", "routing", "alerts")
+_URLS: Final = {
+    "upstream.base_url": "^https?://",
+    "redis_url": "^(redis|rediss|unix)://",
+    "webhooks.url": "^https?://",
+}
 _WORDS: Final = {
     "log.level": ["debug", "info", "warning", "error"],
     "log.format": ["auto", "console", "json"],

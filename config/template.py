@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from batchmill.config import descriptions
+from batchmill.config.alerting import Alerts
 from batchmill.config.policy import Breaker, Routing
 from batchmill.config.policy_tables import KINDS
 from batchmill.config.schema import sections
@@ -31,7 +32,9 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "prices": {"match": "local/*", "prompt": Decimal("0.10"), "completion": Decimal("0.40")},
     "projects": {"name": "evals", "weight": 3.0},
     "aliases": {"name": "fast", "models": ["openai/gpt-4o-mini", "google/gemini-2.0-flash-001"]},
+    "webhooks": {"url": "https://example.com/hooks/batchmill", "secret_env": "BATCHMILL_WEBHOOK_SECRET"},
 }
+_SINGLE: Final[dict[str, type[msgspec.Struct]]] = {"breaker": Breaker, "routing": Routing, "alerts": Alerts}
 
 
 def commented_defaults() -> str:
@@ -41,7 +44,7 @@ def commented_defaults() -> str:
     parts.append(_POLICY)
     for name in KINDS:
         header = f"[[{name}]]" if name in _EXAMPLES else f"[{name}]"
-        fields = _EXAMPLES.get(name) or _fields(Breaker() if name == "breaker" else Routing())
+        fields = _EXAMPLES.get(name) or _fields(_SINGLE[name]())
         parts.append(_as_comment(_table(header, name, fields)))
     return "\n".join(parts)
 

@@ -3,9 +3,9 @@
 Permanent (small, and bounded by the number of models and batches kept): `lanes`, `batches`, `live`.
 All keys of one batch share the hash tag {batch id}. `arq:` keys are arq's own format.
 
-Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit` and `usage` (both
-capped), `user_key` and the budgets that have no window. All keys of the gate share the hash tag {gate:upstream}, so
-that one script may see them.
+Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit`, `usage`, `alerts`
+and `alert_acks` (all four capped), `alert_notes`, `user_key` and the budgets that have no window. All keys of the gate
+share the hash tag {gate:upstream}, so that one script may see them.
 
 A lane belongs to an upstream, so that lines meant for a simulator never reach a worker that pays, and back.
 """
@@ -354,6 +354,47 @@ def user_key(upstream: str) -> str:
 def audit(upstream: str) -> str:
     """Stream: what operators did. Permanent, capped. Written by the commands."""
     return f"{_gate(upstream)}audit"
+
+
+def alerts(upstream: str) -> str:
+    """Stream: an alert (JSON) an entry, whose id is the alert's. Permanent, capped. Written by workers."""
+    return f"{_gate(upstream)}alerts"
+
+
+def alert_mark(upstream: str, digest: str) -> str:
+    """String: an alert of that identity was raised. Expires a day after its period; in 400 days when that has no end
+    and it does not hold any more. Written by workers.
+    """
+    return f"{_gate(upstream)}alert_mark:{digest}"
+
+
+def alert_acks(upstream: str) -> str:
+    """Hash: id of an alert -> who acknowledged it, and when (JSON). Permanent, with `alerts`. By the commands."""
+    return f"{_gate(upstream)}alert_acks"
+
+
+def alert_notes(upstream: str) -> str:
+    """Hash: `bound_breaches` that were alerted of; `open|` and a model -> since when its breaker is not closed (ms).
+    Permanent, and small. Written by workers.
+    """
+    return f"{_gate(upstream)}alert_notes"
+
+
+def budget_refused(upstream: str, name: str) -> str:
+    """String: work waits for room in the budget. Expires in seconds; gone when it is raised. Written by workers."""
+    return f"{_gate(upstream)}budget_refused:{name}"
+
+
+def deliveries(upstream: str) -> str:
+    """Sorted set: name of a webhook, a blank, and id of an alert -> when it is sent next (ms). Gone when empty.
+    Written by workers.
+    """
+    return f"{_gate(upstream)}deliveries"
+
+
+def delivery_failures(upstream: str) -> str:
+    """Hash: as `deliveries` -> tries that failed. Gone when empty. Written by workers."""
+    return f"{_gate(upstream)}delivery_failures"
 
 
 def _gate(upstream: str) -> str:

@@ -103,6 +103,7 @@ async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: 
     and ValueError for a limit that no budget can have.
     """
     check_limit(to_usd(limit))
+    await redis.execute_command("DEL", keys.budget_refused(upstream, name))  # who waited is to ask again
     if name.startswith(BATCH_PREFIX):
         return await _raise_batch(redis, upstream, name, limit, who)
     before = 0

@@ -19,11 +19,11 @@ from batchmill.config.policy import (
     PriceRule,
     Project,
     Routing,
-    check_name,
     decode_policy,
     encode_policy,
     matches,
 )
+from batchmill.config.rules import check_name
 from batchmill.config.settings import load
 from batchmill.config.windows import WindowKind
 from batchmill.openrouter.prices import decode_price

@@ -1,7 +1,6 @@
 """The fleet's upkeep, done by one worker at a time: shards that fell between two steps, batches that expired, holds of
-workers that fell silent, suspects whose fate the upstream's own books tell, usage
-records that are too many or too old, the catalogue, how endpoints are, and the
-account's own limits.
+workers that fell silent, suspects whose fate the upstream's own books tell, usage records that are too many or too
+old, the catalogue, how endpoints are, the account's own limits, and alerts.
 """
 
 import asyncio
@@ -16,9 +15,11 @@ from batchmill.store.clock import now_ms
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
 from batchmill.workers.account import AccountWatch
+from batchmill.workers.alerts import AlertWatch
 from batchmill.workers.discovery import Discovery
 from batchmill.workers.health import EndpointChecks
 from batchmill.workers.reconciler import Reconciler
+from batchmill.workers.webhooks import Webhooks
 
 log = structlog.get_logger()
 
@@ -35,6 +36,8 @@ class Maintenance:
         self._discovery = Discovery(redis, settings)
         self._checks = EndpointChecks(redis, upstream, settings)
         self._account = AccountWatch(redis, upstream, settings, worker_id)
+        self._alerts = AlertWatch(redis, settings)
+        self._webhooks = Webhooks(redis, settings)
         self._settings = settings
         self._worker_id = worker_id
         self._ours = False
@@ -76,6 +79,25 @@ class Maintenance:
             await asyncio.sleep(min(_EVERY, self._settings.account.interval))
             if self._ours:
                 await outlive(self._account.look)
+
+    async def alert(self) -> None:
+        """Raise alerts for ever, whenever it is our turn; beside the rest, as `reconcile`."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if self._ours:
+                await outlive(self._alerts.look)
+
+    async def tell(self) -> None:
+        """Tell webhooks of alerts for ever, whenever it is our turn; beside the rest, for receivers may be slow."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if self._ours:
+                await outlive(self._webhooks.deliver)
+
+    async def last_look(self) -> None:
+        """Raise what is due before we leave: nobody else may be there. Each is raised once all the same."""
+        await self._alerts.look()
+        await self._webhooks.deliver()
 
     async def sweep(self) -> None:
         """Keep live batches and queue their lost shards; drop from the lists what is no more; make suspects."""

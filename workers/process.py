@@ -19,7 +19,7 @@ import structlog
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
 from batchmill.openrouter.outcomes import Outcome
-from batchmill.store import batches
+from batchmill.store import alerts, batches
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
@@ -44,6 +44,7 @@ log = structlog.get_logger()
 _DAY = 86_400
 _ORPHAN_CHECK = 1.0  # seconds
 _LEAVE_TIMEOUT = 1.0
+_LAST_LOOK_TIMEOUT = 2.0
 _MOST_SAID = 1000  # reasons that we remember to have said; then those that are over are forgotten
 _NOTE_EVERY = 0.5  # seconds; a call that takes longer is worth knowing by its generation id
 
@@ -118,6 +119,8 @@ class WorkerProcess:
             "endpoints": self._maintenance.check_endpoints(),
             "account": self._maintenance.watch_account(),
             "archive": self._archiver.run(),
+            "alerts": self._maintenance.alert(),
+            "webhooks": self._maintenance.tell(),
             "orphanhood": self._notice_orphanhood(),
         }
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
@@ -169,6 +172,8 @@ class WorkerProcess:
         await self._watch.close()
         await end([*tasks, *self._notes])
         await self._broadcaster.flush()
+        with contextlib.suppress(Exception):  # who comes next looks, too
+            await asyncio.wait_for(self._maintenance.last_look(), _LAST_LOOK_TIMEOUT)
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
             await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
         await self._observer.close(_LEAVE_TIMEOUT)
@@ -200,12 +205,15 @@ class WorkerProcess:
         if len(self._said) > _MOST_SAID:
             self._said = {scope: kept for scope, kept in self._said.items() if kept[1] > now}
         self._said[reason.scope] = (reason, now + seconds)
-        upstream = self._settings.upstream_name
-        note = asyncio.create_task(
-            outlive(lambda: batches.say_blocked(self._redis, upstream, reason.scope, reason.kind, reason.text, seconds))
-        )
+        note = asyncio.create_task(outlive(lambda: self._say(reason, seconds)))
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
+
+    async def _say(self, reason: Reason, seconds: float) -> None:
+        upstream = self._settings.upstream_name
+        await batches.say_blocked(self._redis, upstream, reason.scope, reason.kind, reason.text, seconds)
+        if reason.budget is not None:
+            await alerts.note_waiting(self._redis, upstream, reason.budget, seconds)
 
     async def _notice_orphanhood(self) -> None:
         """Drain when the supervisor is gone: nobody would stop us, or look after the embedded server, any more."""

@@ -10,11 +10,15 @@ from batchmill.workers.line import LineRun
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why lines of a scope (a model, `:free`, `account`, a batch) wait; `kind` is one of the gate's words."""
+    """Why lines of a scope (a model, `:free`, `account`, a batch) wait; `kind` is one of the gate's words.
+
+    `budget` is the one that has no room, if that is why.
+    """
 
     scope: str
     kind: str
     text: str
+    budget: str | None = None
 
 
 def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
@@ -39,7 +43,7 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
         case Why.BUDGET:
             name = rules.budgets[reply.which - 1].name
             text = f"budget {name} has no room left{until}; `batchmill budgets raise {name} USD` makes some"
-            return Reason(batch_id, "budget", text)
+            return Reason(batch_id, "budget", text, budget=name)
         case _:
             return None
 
