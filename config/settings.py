@@ -23,8 +23,8 @@ from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 __all__ = [
     "OPENROUTER_URL", "VARIABLES", "AccountSettings", "CatalogueSettings", "HealthSettings", "InputSettings",
     "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret", "Settings",
-    "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load", "read_file",
-    "variables",
+    "SpendSettings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load",
+    "read_file", "variables",
 ]  # fmt: skip
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
@@ -128,6 +128,16 @@ class ResultSettings(_Section, frozen=True):
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
 
 
+class SpendSettings(_Section, frozen=True):
+    """What is asked, and kept, about spending."""
+
+    ask_over_usd: Decimal = Decimal("5.00")  # `run` asks first when it is likely to cost more, on a terminal
+
+    def __post_init__(self) -> None:
+        if not (self.ask_over_usd.is_finite() and self.ask_over_usd >= 0):
+            raise ValueError(f"ask_over_usd must be a number of dollars from 0 on, not {self.ask_over_usd}")
+
+
 class LogSettings(_Section, frozen=True):
     """How the processes speak to the operator."""
 
@@ -147,6 +157,7 @@ class Settings(_Section, frozen=True):
     worker: WorkerSettings = WorkerSettings()
     input: InputSettings = InputSettings()
     results: ResultSettings = ResultSettings()
+    spend: SpendSettings = SpendSettings()
     log: LogSettings = LogSettings()
     policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
     redis_url: str | None = None
@@ -169,8 +180,8 @@ class Settings(_Section, frozen=True):
 
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = (
-    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "log", "redis_url",
-    "data_dir", *TABLES,
+    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "spend", "log",
+    "redis_url", "data_dir", *TABLES,
 )  # fmt: skip
 VARIABLES = {
     "BATCHMILL_BASE_URL": "upstream.base_url",
