@@ -23,6 +23,7 @@ _COLUMNS: Final = (
 )
 _THOUSAND: Final = 1000
 _SHOWN_BAD: Final = 5
+_FEW: Final = 10  # lines of one model, below which the spread of a sample says little
 
 
 def in_short(found: Estimate) -> str:
@@ -109,7 +110,7 @@ def _notes(found: Estimate, sampled: "Sampled | None") -> list[str]:
     stopped = [each for each in found.budgets if each.stopped]
     notes += [_stop(each, found) for each in stopped]
     if found.budgets and not stopped:
-        notes.append(f"fits in {', '.join(_named(each) for each in found.budgets)}")
+        notes.append(f"likely fits in {', '.join(_named(each) for each in found.budgets)}")
     if found.finish is None:
         notes.append("time: nobody knows; no limit is set, and no call of these models was seen lately")
     else:
@@ -126,7 +127,9 @@ def _sample(found: Estimate, sampled: "Sampled") -> str:
     head = f"sample: {lines(sampled.lines)} cost {money(sampled.cost)} ({sampled.batch_id})"
     if found.low is None or found.high is None:
         return f"{head}; it tells nothing of some models: take more lines"
-    return f"{head}; all of them between {money(found.low)} and {money(found.high)}, 19 times out of 20"
+    few = any(each.lines < _FEW for each in sampled.measured.values())
+    hint = "; few lines of some models, so this is rough: take more" if few else ""
+    return f"{head}; all of them likely between {money(found.low)} and {money(found.high)}{hint}"
 
 
 def _stop(budget: BudgetEstimate, found: Estimate) -> str:

@@ -1,6 +1,7 @@
 """Handing lines over, and what to say about it."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import click
 import msgspec
@@ -60,7 +61,7 @@ async def estimate_of(
     wishes: Wishes,
     *,
     measured: Mapping[str, Measured] | None = None,
-    keep: Set[int] = frozenset(),
+    keep: AbstractSet[int] = frozenset(),
 ) -> Estimate:
     """Return what the lines would come to if they were handed over so. Raises InputError."""
     return await Producer(redis, settings).estimate(

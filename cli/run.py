@@ -62,8 +62,8 @@ def run(
     """Run the lines of INPUT and write their completions to OUT as they land.
 
     INPUT is JSONL (OpenAI batch lines, bare chat bodies, or {"prompt": ...}), a .txt file with a prompt a line, or -
-    for standard input, whose results go to standard output. Run again after an interruption, it goes on where it was. When the lines are
-    likely to cost more than ask_over_usd of [spend], it asks first, if you sit at a terminal.
+    for standard input, whose results go to standard output. Run again after an interruption, it goes on where it was.
+    When the lines are likely to cost more than ask_over_usd of [spend], it asks first, if you sit at a terminal.
 
     \b
     batchmill run prompts.jsonl --simulate

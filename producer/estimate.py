@@ -8,7 +8,8 @@ Nothing is enqueued, nothing sent, nothing held. Memory does not grow with the f
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from pathlib import Path
 
@@ -115,7 +116,7 @@ class Estimator:
         pricer: Pricer,
         known: Known,
         measured: Mapping[str, Measured] | None = None,
-        keep: Set[int] = frozenset(),
+        keep: AbstractSet[int] = frozenset(),
     ) -> None:
         self._keep = keep
         self._chosen: list[Chosen] = []
@@ -267,7 +268,7 @@ async def estimate(
     *,
     source: str,
     measured: Mapping[str, Measured] | None = None,
-    keep: Set[int] = frozenset(),
+    keep: AbstractSet[int] = frozenset(),
 ) -> Estimate:
     """Return what the lines of a file would come to now. Raises InputError when it can't be used as a whole."""
     estimator = Estimator(pricer, await known_now(redis, settings.upstream_name, pricer.policy), measured, keep)

@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -177,7 +178,7 @@ class Producer:
         fallback: Iterable[str] = (),
         strategy: Strategy | str | None = None,
         measured: Mapping[str, Measured] | None = None,
-        keep: Set[int] = frozenset(),
+        keep: AbstractSet[int] = frozenset(),
     ) -> Estimate:
         """Return what the lines of a file would come to if they were submitted so now; nothing is enqueued.
 

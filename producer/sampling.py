@@ -2,7 +2,7 @@
 
 The cost is taken as a ratio to what was guessed of the same lines, so that long prompts in the file count as long ones
 though the sample had few; without a guess, as a mean. The range is the estimate and twice its standard error either
-way: about 95 of 100 such ranges hold the truth, when the sample is not tiny.
+way, of each model, added up: wide rather than narrow, unless a model has but a few lines in the sample.
 """
 
 from collections.abc import Iterable
