@@ -1,5 +1,8 @@
 """Handing lines over, and what to say about it."""
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
 import click
 import msgspec
 from redis.asyncio import Redis
@@ -9,6 +12,9 @@ from batchmill.cli.words import lines
 from batchmill.config.settings import Settings
 from batchmill.openrouter.money import dollars
 from batchmill.producer import Batch, Producer
+from batchmill.producer.estimate import Estimate
+from batchmill.producer.intake import Consent
+from batchmill.producer.sampling import Measured
 from batchmill.store.model import BatchStatus
 from batchmill.store.presence import workers_alive
 
@@ -29,8 +35,10 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
-async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wishes) -> Batch:
-    """Enqueue the lines, or find the batch that has them. Raises InputError."""
+async def hand_over(
+    redis: Redis, settings: Settings, source: Source, wishes: Wishes, consent: Consent | None = None
+) -> Batch:
+    """Enqueue the lines, or find the batch that has them. Raises InputError, and what `consent` does."""
     return await Producer(redis, settings).submit(
         source.path,
         name=source.name,
@@ -45,6 +53,32 @@ async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wi
         fallback=wishes.fallback,
         strategy=wishes.strategy,
         tags=wishes.tags,
+        consent=consent,
+    )
+
+
+async def estimate_of(
+    redis: Redis,
+    settings: Settings,
+    source: Source,
+    wishes: Wishes,
+    *,
+    measured: Mapping[str, Measured] | None = None,
+    keep: AbstractSet[int] = frozenset(),
+) -> Estimate:
+    """Return what the lines would come to if they were handed over so. Raises InputError."""
+    return await Producer(redis, settings).estimate(
+        source.path,
+        name=source.name,
+        model=wishes.model,
+        max_tokens=wishes.max_tokens,
+        limit=wishes.limit,
+        max_cost=wishes.max_cost,
+        project=wishes.project,
+        fallback=wishes.fallback,
+        strategy=wishes.strategy,
+        measured=measured,
+        keep=keep,
     )
 
 

@@ -19,9 +19,11 @@ from batchmill.cli import exit_codes
 from batchmill.cli.attendance import Ended, Ending, attend
 from batchmill.cli.collector import Collector
 from batchmill.cli.errors import OutputClosedError, OutputError
-from batchmill.cli.handover import Wishes, announce, hand_over
+from batchmill.cli.estimate_views import in_short
+from batchmill.cli.handover import Wishes, announce, estimate_of, hand_over
 from batchmill.cli.line_file import STDOUT, LineFile
 from batchmill.cli.progress import progress_on_stderr
+from batchmill.cli.question import ask
 from batchmill.cli.rehearsal import rehearsal
 from batchmill.cli.result_files import ResultFiles, check_places, places
 from batchmill.cli.source import Source
@@ -30,6 +32,7 @@ from batchmill.cli.words import lines
 from batchmill.cli.worker_log import WorkerLog
 from batchmill.config.settings import Settings
 from batchmill.producer import Batch
+from batchmill.producer.intake import Consent
 from batchmill.store.connection import Store, open_store
 from batchmill.store.model import BatchStatus
 from batchmill.store.presence import forget_refusal
@@ -45,6 +48,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     simple: bool
     ordered: bool
     as_json: bool
+    yes: bool
     hints: str  # the options that other commands need to find the same batch, as typed
 
 
@@ -56,7 +60,9 @@ async def run_job(source: Source, options: RunOptions, settings: Settings) -> in
     if options.as_json and out == STDOUT:
         raise OutputError("--json and the results can't both go to standard output; give a file with -o")
     async with open_store(settings) as store, policy_in_force(store.redis, settings):
-        batch = await hand_over(store.redis, settings, source, options.wishes)
+        batch = await hand_over(
+            store.redis, settings, source, options.wishes, _consent(source, options, settings, store)
+        )
         before = await batch.status()
         announce(batch, before)
         files = ResultFiles(
@@ -68,11 +74,11 @@ async def run_job(source: Source, options: RunOptions, settings: Settings) -> in
         await files.open(batch.results)
         collector = Collector(store.redis, batch.id, files)
         try:
-            ended = await _work(batch, before, options, settings, store, collector)
+            ended = await work(batch, before, settings, store, collector, shown=not options.as_json)
         finally:
             files.close()
         status = await batch.status()
-        code = _exit_code(ended, status)
+        code = exit_code_of(ended, status)
         summary = summarize(
             status,
             collector.tally,
@@ -91,9 +97,22 @@ async def run_job(source: Source, options: RunOptions, settings: Settings) -> in
         return code
 
 
-async def _work(
-    batch: Batch, before: BatchStatus, options: RunOptions, settings: Settings, store: Store, collector: Collector
+def _consent(source: Source, options: RunOptions, settings: Settings, store: Store) -> Consent:
+    async def consent() -> None:
+        """Say what the lines would come to, and ask where that is much. Raises click.Abort for a no."""
+        found = await estimate_of(store.redis, settings, source, options.wishes)
+        if not options.as_json:
+            _say(in_short(found))
+        if not options.yes and not settings.simulate:
+            ask(found, settings.spend.ask_over_usd)
+
+    return consent
+
+
+async def work(
+    batch: Batch, before: BatchStatus, settings: Settings, store: Store, collector: Collector, *, shown: bool
 ) -> Ended:
+    """Have a fleet work on a batch until something ends it; `shown` tells whether progress is."""
     if before.state.terminal:
         await collector.catch_up()
         return Ended(Ending.FINISHED)
@@ -101,7 +120,7 @@ async def _work(
         if settings.simulate:
             settings = await stack.enter_async_context(rehearsal(settings))
         log = stack.enter_context(WorkerLog(settings, batch.id))
-        progress = stack.enter_context(progress_on_stderr(shown=not options.as_json))
+        progress = stack.enter_context(progress_on_stderr(shown=shown))
         await forget_refusal(store.redis, settings.upstream_name)
         fleet = Fleet(settings, store.url, server=store.server, logs=log.file)
         try:
@@ -112,7 +131,8 @@ async def _work(
         return ended
 
 
-def _exit_code(ended: Ended, status: BatchStatus) -> int:
+def exit_code_of(ended: Ended, status: BatchStatus) -> int:
+    """Return the exit code of a run that ended so."""
     if ended.ending is Ending.REFUSED:
         return exit_codes.REFUSED
     if ended.ending is Ending.BUDGET:

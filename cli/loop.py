@@ -42,6 +42,18 @@ def on_signals(act: Callable[[], object]) -> Iterator[None]:
             _hear(task.cancel)
 
 
+@contextmanager
+def asking() -> Iterator[None]:
+    """Let Ctrl-C end a question that blocks: it raises KeyboardInterrupt, for no loop runs that could hear of it."""
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+    try:
+        yield
+    finally:
+        task = asyncio.current_task()
+        if task is not None:
+            _hear(task.cancel)
+
+
 def _hear(act: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

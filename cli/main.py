@@ -21,6 +21,7 @@ from batchmill.cli.cancel import cancel
 from batchmill.cli.check import check
 from batchmill.cli.config import config
 from batchmill.cli.errors import OutputClosedError
+from batchmill.cli.estimate import estimate
 from batchmill.cli.limits import limits
 from batchmill.cli.models import models
 from batchmill.cli.pause import pause
@@ -75,7 +76,7 @@ def cli(debug: bool) -> None:
 
 
 _COMMANDS = (
-    *(run, submit, worker, status, results, stream, cancel, retry),
+    *(estimate, run, submit, worker, status, results, stream, cancel, retry),
     *(budgets, alerts, limits, breakers, pause, resume, audit),
     *(spend, archive, purge),
     *(models, route, simulate, check, config),

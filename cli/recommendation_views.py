@@ -7,9 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from batchmill.cli.words import money
 from batchmill.openrouter.list_prices import ListPrice, usd_text
-from batchmill.openrouter.money import to_nano, to_usd
+from batchmill.openrouter.money import dollars, to_nano, to_usd
 from batchmill.spend.recommendations import Advice, Caching, Findings, Kind, Option, best_of
 from batchmill.spend.usage import moment
 
@@ -26,7 +25,7 @@ def in_full(findings: Findings, limit: int) -> str:
     shown = _shortened(findings, limit)
     parts = []
     for place, (advice, option) in enumerate(shown.ranked(), 1):
-        parts.append(f"{place:>2}. save {money(option.saving)}: {advice.usage.model} -> {_named(option)}")
+        parts.append(f"{place:>2}. save {dollars(option.saving)}: {advice.usage.model} -> {_named(option)}")
         parts += [_wrapped(words) for words in _evidence(advice, option)]
     for advice in shown.advice:
         if advice.caching is not None:
@@ -46,7 +45,7 @@ def foot(findings: Findings, catalogue: str) -> str:
         ]
     left = findings.unusable
     if left.requests:
-        told.append(f"left out: {_calls(left.requests)} ({money(left.paid)}) that failed, or whose cost nobody told")
+        told.append(f"left out: {_calls(left.requests)} ({dollars(left.paid)}) that failed, or whose cost nobody told")
     return "\n".join(told)
 
 
@@ -78,7 +77,7 @@ def _evidence(advice: Advice, option: Option) -> list[str]:
     today = "" if advice.today is None else f", {_usd(advice.today)} at its price today"
     return [
         f"{calls}, {days}, in all {tokens}",
-        f"paid {money(total.paid)}{today}; there {_usd(option.cost)}",
+        f"paid {dollars(total.paid)}{today}; there {_usd(option.cost)}",
         f"a million tokens: {_price(advice.price)}; there {_price(option.item.price)}",
         *(f"- {caveat}" for caveat in option.caveats),
     ]
@@ -87,8 +86,8 @@ def _evidence(advice: Advice, option: Option) -> list[str]:
 def _cached(advice: Advice, caching: Caching) -> str:
     return (
         f"caching: {advice.usage.model} read {caching.uncached:,} prompt tokens that no cache held; each million of "
-        f"them from the cache saves {usd_text(caching.for_million)}, all of them {money(caching.most)} at most. Nobody "
-        "knows how much of the prompts repeats, and writing to the cache may cost"
+        f"them from the cache saves {usd_text(caching.for_million)}, all of them {dollars(caching.most)} at most. "
+        "Nobody knows how much of the prompts repeats, and writing to the cache may cost"
     )
 
 
@@ -170,7 +169,7 @@ def _price_object(price: ListPrice | None) -> dict[str, Decimal | None] | None:
 
 
 def _usd(usd: Decimal) -> str:
-    return money(to_nano(usd))
+    return dollars(to_nano(usd))
 
 
 def _calls(count: int) -> str:

@@ -31,6 +31,7 @@ from batchmill.cli.options import (
 @click.option("--workers", type=POSITIVE, metavar="N", help="Worker processes (default 1).")
 @click.option("--concurrency", type=POSITIVE, metavar="N", help="Lines in the air, each worker (default 100).")
 @click.option("--simulate", is_flag=True, help="Rehearse against a simulated OpenRouter: no key, no cost.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask, whatever the lines are likely to cost.")
 @click.option("--ordered", is_flag=True, help="Sort the results by input line at the end.")
 @click.option("--simple", is_flag=True, help="Flat result lines: custom_id, content, model, usage, cost_usd ...")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, and no progress.")
@@ -52,6 +53,7 @@ def run(
     workers: int | None,
     concurrency: int | None,
     simulate: bool,
+    yes: bool,
     ordered: bool,
     simple: bool,
     as_json: bool,
@@ -62,6 +64,7 @@ def run(
 
     INPUT is JSONL (OpenAI batch lines, bare chat bodies, or {"prompt": ...}), a .txt file with a prompt a line, or -
     for standard input, whose results go to standard output. Run again after an interruption, it goes on where it was.
+    When the lines are likely to cost more than ask_over_usd of [spend], it asks first, if you sit at a terminal.
 
     \b
     batchmill run prompts.jsonl --simulate
@@ -95,6 +98,7 @@ def run(
         simple=simple,
         ordered=ordered,
         as_json=as_json,
+        yes=yes,
         hints=hints(redis_url, config_file),
     )
     with opened(source) as readable:

@@ -130,11 +130,18 @@ class ResultSettings(_Section, frozen=True):
 
 
 class SpendSettings(_Section, frozen=True):
-    """What the ledger keeps: records by count and age (days), whichever is less, and roll-ups by age."""
+    """What is asked before money is spent, and what the ledger keeps: records by count and age (days), whichever is
+    less, and roll-ups by age.
+    """
 
+    ask_over_usd: Decimal = Decimal("5.00")  # `run` asks first when it is likely to cost more, on a terminal
     keep_records: PositiveInt = 1_000_000
     keep_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
     rollup_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 730
+
+    def __post_init__(self) -> None:
+        if not (self.ask_over_usd.is_finite() and self.ask_over_usd >= 0):
+            raise ValueError(f"ask_over_usd must be a number of dollars from 0 on, not {self.ask_over_usd}")
 
 
 class ArchiveSettings(_Section, frozen=True):

@@ -8,7 +8,7 @@ iterable) is spooled to a temporary file first.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -70,6 +70,9 @@ class Submission(msgspec.Struct, frozen=True):
 
 
 _Judged = TypeVar("_Judged")
+
+Consent = Callable[[], Awaitable[None]]
+"""Asked when all lines are known to be good and new, before any of them is enqueued; raises to stop it."""
 
 
 async def survey(path: Path, options: InputOptions, upstream: str, pricer: Pricer, *, skip_invalid: bool) -> Survey:
@@ -143,8 +146,9 @@ async def submit(
     retention_days: int,
     skip_invalid: bool = False,
     anew: bool = False,
+    consent: Consent | None = None,
 ) -> Submission:
-    """Enqueue the lines of a file, or find the batch that has them already. Raises InputError.
+    """Enqueue the lines of a file, or find the batch that has them already. Raises InputError, and what `consent` does.
 
     `anew` forgets that other batch first. `source` is the name that people know the file by.
     """
@@ -157,6 +161,8 @@ async def submit(
         return Submission(existing, reused=True, survey=found, max_cost=pricer.conditions.max_cost)
     if not found.usable(skip_invalid=skip_invalid):
         raise BadLinesError(source, found)
+    if consent is not None:
+        await consent()
     if anew:
         await batches.forget_content(redis, found.digest)
     staging = Staging(redis, upstream, retention_days=retention_days)

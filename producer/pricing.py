@@ -49,6 +49,11 @@ class Pricer:
         self._accepted: set[str] = set()  # models whose lines run whatever is in them
 
     @property
+    def policy(self) -> Policy:
+        """The rules that lines are priced by."""
+        return self._tariffs.policy
+
+    @property
     def routing(self) -> Routing:
         """What the policy says about routing."""
         return self._tariffs.policy.routing

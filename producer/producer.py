@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -16,10 +17,12 @@ from batchmill.config.settings import Settings, load
 from batchmill.config.strategy import Strategy
 from batchmill.producer import ending, intake
 from batchmill.producer.conditions import conditions_of, pricer_for, wish_of_batch
+from batchmill.producer.estimate import Estimate, estimate
 from batchmill.producer.input import InputOptions, form_of
-from batchmill.producer.intake import Submission
-from batchmill.producer.lines import Conditions
+from batchmill.producer.intake import Consent, Submission
+from batchmill.producer.lines import Conditions, Wish
 from batchmill.producer.live import Ended, Event, asking, events
+from batchmill.producer.sampling import Measured
 from batchmill.store import batches, live, records
 from batchmill.store.connection import open_store
 from batchmill.store.errors import StoreError, UnknownBatchError
@@ -143,33 +146,78 @@ class Producer:
         fallback: Iterable[str] = (),
         strategy: Strategy | str | None = None,
         tags: Mapping[str, str] | None = None,
+        consent: Consent | None = None,
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
 
         `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
         the lines came from when `source` is no path. `max_cost` (USD) is a budget of this batch; a batch that is found
         keeps its own. `fallback` are models or aliases for lines that name no `fallback_models`, `strategy` says in
-        which order models are tried where several may answer. `tags` are for reports of what was spent. Raises
-        InputError, which names lines and fields.
+        which order models are tried where several may answer. `tags` are for reports of what was spent. `consent` is
+        awaited when all is well, before anything is enqueued; what it raises stops it. Raises InputError, which names
+        lines and fields.
         """
         conditions = conditions_of(max_cost, priority, project, tags)
-        defaults = self._settings.input
-        options = InputOptions(
-            form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",
-            model=defaults.default_model or None if model is None else model,
-            max_tokens=defaults.default_max_tokens or None if max_tokens is None else max_tokens,
-            wish=wish_of_batch(fallback, strategy),
-            limit=limit,
-            speaks_openrouter=self._settings.speaks_openrouter,
-            max_lines=defaults.max_lines,
-            max_line_bytes=defaults.max_line_bytes,
-        )
-        handed = _Handed(options, conditions, skip_invalid, anew)
+        named = name or (source if isinstance(source, str | Path) else "")
+        options = self._options(str(named), model, max_tokens, limit, wish_of_batch(fallback, strategy))
+        handed = _Handed(options, conditions, skip_invalid, anew, consent)
         if isinstance(source, str | Path):
             return await self._submit_file(Path(source), name or str(source), handed)
         with tempfile.NamedTemporaryFile(prefix="batchmill-") as spool:
             await asyncio.to_thread(_write_lines, source, spool)
             return await self._submit_file(Path(spool.name), name or "lines", handed)
+
+    async def estimate(
+        self,
+        source: str | Path,
+        *,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        limit: int | None = None,
+        name: str | None = None,
+        max_cost: Decimal | str | int | None = None,
+        project: str = "default",
+        fallback: Iterable[str] = (),
+        strategy: Strategy | str | None = None,
+        measured: Mapping[str, Measured] | None = None,
+        keep: AbstractSet[int] = frozenset(),
+    ) -> Estimate:
+        """Return what the lines of a file would come to if they were submitted so now; nothing is enqueued.
+
+        `measured` is what a sample said (`sampling.measure`), `keep` which of the lines that can run, from 0, are to
+        be told of in `chosen`. Raises InputError when the file can't be used at all;
+        lines that could not run are told in the estimate.
+        """
+        conditions = conditions_of(max_cost, project=project)
+        known_as = name or str(source)
+        options = self._options(known_as, model, max_tokens, limit, wish_of_batch(fallback, strategy))
+        with _reaching_redis():
+            pricer = await pricer_for(self._redis, self._settings, conditions)
+            return await estimate(
+                self._redis,
+                self._settings,
+                Path(source),
+                options,
+                pricer,
+                source=known_as,
+                measured=measured,
+                keep=keep,
+            )
+
+    def _options(
+        self, name: str, model: str | None, max_tokens: int | None, limit: int | None, wish: Wish | None
+    ) -> InputOptions:
+        defaults = self._settings.input
+        return InputOptions(
+            form=form_of(name) if name else "jsonl",
+            model=defaults.default_model or None if model is None else model,
+            max_tokens=defaults.default_max_tokens or None if max_tokens is None else max_tokens,
+            wish=wish,
+            limit=limit,
+            speaks_openrouter=self._settings.speaks_openrouter,
+            max_lines=defaults.max_lines,
+            max_line_bytes=defaults.max_line_bytes,
+        )
 
     async def stream(
         self, line: Mapping[str, Any] | bytes | str, *, cancel: bool = False, **wishes: Any
@@ -197,6 +245,7 @@ class Producer:
                 skip_invalid=handed.skip_invalid,
                 retention_days=self._settings.results.retention_days,
                 anew=handed.anew,
+                consent=handed.consent,
             )
         return Batch(self._redis, submission.batch_id, self._settings, submission=submission)
 
@@ -220,6 +269,7 @@ class _Handed(msgspec.Struct, frozen=True):
     conditions: Conditions
     skip_invalid: bool
     anew: bool
+    consent: Consent | None = None
 
 
 def _write_lines(lines: Iterable[Mapping[str, Any] | bytes | str], target: "BinaryIO | Any") -> None:

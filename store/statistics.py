@@ -15,7 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from batchmill.routing.health import Tally, Traffic, Window, tallied, traffic_of
+from batchmill.routing.health import ENOUGH, Tally, Traffic, Window, tallied, traffic_of
 from batchmill.store import keys
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import OUTAGE
@@ -90,6 +90,19 @@ async def traffic(
     asked = tuple(models)
     seen, _ = await SlotReader(redis, upstream).read(asked, (window,))
     return {model: seen.traffic(model, window) for model in asked}
+
+
+async def answer_tokens(redis: Redis, upstream: str, models: Iterable[str]) -> dict[str, int]:
+    """Return how many tokens an answer had on average in the last day, of those models that gave enough of them."""
+    asked = tuple(models)
+    seen, _ = await SlotReader(redis, upstream).read(asked, (Window.DAY,))
+    found = {}
+    for model in asked:
+        tally = tallied(one for slot in seen.slots[model, Window.DAY] for one in slot.providers.values())
+        answers = tally.calls - tally.failures
+        if tally.tokens and answers >= ENOUGH:
+            found[model] = -(-tally.tokens // answers)
+    return found
 
 
 async def models_seen(redis: Redis, upstream: str, seconds: float = Window.HOUR) -> list[str]:
