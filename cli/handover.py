@@ -25,6 +25,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     project: str = "default"
     fallback: tuple[str, ...] = ()
     strategy: str | None = None
+    cache: bool | None = None
 
 
 async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wishes) -> Batch:
@@ -42,6 +43,7 @@ async def hand_over(redis: Redis, settings: Settings, source: Source, wishes: Wi
         project=wishes.project,
         fallback=wishes.fallback,
         strategy=wishes.strategy,
+        cache=wishes.cache,
     )
 
 

@@ -61,6 +61,11 @@ def condition_options(command: _Command) -> _Command:
     """Add what a batch may cost, whose work it is, and whose turn."""
     for option in (
         click.option(
+            "--cache/--no-cache",
+            default=None,
+            help="Answer lines that are the same, here or in earlier batches, only once ([cache] in the config).",
+        ),
+        click.option(
             "--project", metavar="NAME", default="default", help="Whose work it is: turns and budgets go by it."
         ),
         click.option(

@@ -32,6 +32,7 @@ def submit(
     max_cost: str | None,
     priority: str,
     project: str,
+    cache: bool | None,
     simulate: bool,
     redis_url: str | None,
     config_file: Path | None,
@@ -60,6 +61,7 @@ def submit(
         max_cost=max_cost,
         priority=priority,
         project=project,
+        cache=cache,
     )
     with opened(source) as readable:
         return run_async(_submit(readable, settings, wishes, hints(redis_url, config_file)))

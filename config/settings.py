@@ -21,8 +21,8 @@ from batchmill.config.spelling import nearest
 from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 
 __all__ = [
-    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "CatalogueSettings", "HealthSettings", "InputSettings",
-    "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret", "Settings",
+    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "CacheSettings", "CatalogueSettings", "HealthSettings",
+    "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret", "Settings",
     "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load", "read_file",
     "variables",
 ]  # fmt: skip
@@ -128,6 +128,16 @@ class ResultSettings(_Section, frozen=True):
     retention_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30
 
 
+class CacheSettings(_Section, frozen=True):
+    """The answer cache: whether batches want it that don't say, and what is kept of it. Times in seconds."""
+
+    enabled: bool = False
+    ttl: PositiveFloat = 86_400.0
+    across_projects: bool = False
+    max_answers: PositiveInt = 50_000  # of a project
+    max_answer_bytes: PositiveInt = 256 * 1024
+
+
 class LogSettings(_Section, frozen=True):
     """How the processes speak to the operator."""
 
@@ -147,6 +157,7 @@ class Settings(_Section, frozen=True):
     worker: WorkerSettings = WorkerSettings()
     input: InputSettings = InputSettings()
     results: ResultSettings = ResultSettings()
+    cache: CacheSettings = CacheSettings()
     log: LogSettings = LogSettings()
     policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
     redis_url: str | None = None
@@ -169,8 +180,8 @@ class Settings(_Section, frozen=True):
 
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = (
-    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "log", "redis_url",
-    "data_dir", *TABLES,
+    "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "cache", "log",
+    "redis_url", "data_dir", *TABLES,
 )  # fmt: skip
 VARIABLES = {
     "BATCHMILL_BASE_URL": "upstream.base_url",

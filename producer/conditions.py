@@ -29,6 +29,8 @@ def conditions_of(
     max_cost: Decimal | str | int | None = None,
     priority: Priority | str = Priority.NORMAL,
     project: str = "default",
+    *,
+    cache: bool = False,
 ) -> Conditions:
     """Return the conditions as a value. Raises InputError."""
     try:
@@ -37,7 +39,8 @@ def conditions_of(
         raise InputError(f"no priority {priority!r}; there are {', '.join(Priority)}") from None
     if not _PROJECT.fullmatch(project):
         raise InputError(f"no project can be named {project!r}: up to 64 letters, digits and . _ - make a name")
-    return Conditions(project=project, priority=turn, max_cost=None if max_cost is None else _nano_of(max_cost))
+    cost = None if max_cost is None else _nano_of(max_cost)
+    return Conditions(project=project, priority=turn, max_cost=cost, cache=cache)
 
 
 def wish_of_batch(fallback: Iterable[str], strategy: Strategy | str | None) -> Wish | None:

@@ -59,7 +59,9 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
     existing = await batches.by_content(redis, content)
     if existing:
         return existing, (await batches.status(redis, existing)).total
-    conditions = Conditions(project=status.project, priority=status.priority, max_cost=status.max_cost)
+    conditions = Conditions(
+        project=status.project, priority=status.priority, max_cost=status.max_cost, cache=status.cache
+    )
     pricer = await pricer_for(redis, settings, conditions)
     staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days)
     try:
@@ -78,6 +80,7 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         project=status.project,
         priority=status.priority,
         max_cost=status.max_cost,
+        cache=status.cache,
     )
     return await staging.release(facts), counts.total()
 

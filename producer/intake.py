@@ -174,6 +174,7 @@ async def submit(
             project=conditions.project,
             priority=conditions.priority,
             max_cost=conditions.max_cost,
+            cache=conditions.cache,
         )
         batch_id = await staging.release(facts, refused)
     except BaseException:

@@ -81,6 +81,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     project: str = "default"
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars
+    cache: bool = False  # lines may be answered from earlier results
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -110,6 +110,7 @@ class Pricer:
             tariff.max_price,
             conditions.max_cost is not None,
             self._tariffs.provider(),
+            cache=conditions.cache,
         )
 
 

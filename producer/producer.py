@@ -142,15 +142,18 @@ class Producer:
         project: str = "default",
         fallback: Iterable[str] = (),
         strategy: Strategy | str | None = None,
+        cache: bool | None = None,
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
 
         `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
         the lines came from when `source` is no path. `max_cost` (USD) is a budget of this batch; a batch that is found
         keeps its own. `fallback` are models or aliases for lines that name no `fallback_models`, `strategy` says in
-        which order models are tried where several may answer. Raises InputError, which names lines and fields.
+        which order models are tried where several may answer. With `cache` (None: as the settings say), lines that are
+        the same, here or in earlier batches, are answered once. Raises InputError, which names lines and fields.
         """
-        conditions = conditions_of(max_cost, priority, project)
+        wanted = self._settings.cache.enabled if cache is None else cache
+        conditions = conditions_of(max_cost, priority, project, cache=wanted)
         defaults = self._settings.input
         options = InputOptions(
             form=form_of(str(name or source)) if isinstance(name or source, str | Path) else "jsonl",

@@ -225,6 +225,7 @@ class Router:
             capped=conditions.max_cost is not None,
             provider=provider,
             route=route,
+            cache=conditions.cache,
         )
         return lane_of(route), terms
 

@@ -66,6 +66,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     project: str = "default"
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars
+    cache: bool = False  # lines may be answered from earlier results
 
 
 def new_batch_id() -> str:
@@ -189,6 +190,8 @@ class Staging:
                 fields += [name, value]
         if facts.max_cost is not None:
             fields += ["max_cost", facts.max_cost]
+        if facts.cache:
+            fields += ["cache", 1]
         reply = await _release(self._redis, names, fields)
         return str(reply.decode())
 
