@@ -22,9 +22,9 @@ from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 
 __all__ = [
     "OPENROUTER_URL", "VARIABLES", "AccountSettings", "CacheSettings", "CatalogueSettings", "HealthSettings",
-    "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret", "Settings",
-    "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load", "read_file",
-    "variables",
+    "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret",
+    "Settings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load",
+    "read_file", "variables",
 ]  # fmt: skip
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
