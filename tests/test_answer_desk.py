@@ -1,4 +1,4 @@
-"""Lines that are alike are sent once: within a batch, across batches, while the first is in the air, and when it fails."""
+"""Lines that are alike are sent once: in a batch, across batches, while the first is in the air, and when it fails."""
 
 import asyncio
 

@@ -23,7 +23,7 @@ async def calls_of(stage: Scene) -> list[int]:
 
 
 async def test_two_workers_send_each_kind_of_line_once(tmp_path: Path) -> None:
-    async with scene(tmp_path, SimulatorOptions(latency_ms="150", record=True), concurrency=20) as stage:
+    async with scene(tmp_path, SimulatorOptions(latency="150", record=True), concurrency=20) as stage:
         first = await stage.producer.submit(alike(120, 12), cache=True)
         second = await stage.producer.submit(alike(60, 12), cache=True, name="second")
         results = [*(await gather(first)).values(), *(await gather(second)).values()]
@@ -37,7 +37,7 @@ async def test_two_workers_send_each_kind_of_line_once(tmp_path: Path) -> None:
 
 
 async def test_lines_that_wait_for_a_killed_worker_s_line_are_answered(tmp_path: Path) -> None:
-    options = SimulatorOptions(latency_ms="300", record=True)
+    options = SimulatorOptions(latency="300", record=True)
     async with scene(tmp_path, options, processes=2, concurrency=10, lease=2.0, heartbeat=0.5) as stage:
         batch = await stage.producer.submit(alike(200, 40), cache=True)
         await when_done(batch, 10)
