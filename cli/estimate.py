@@ -42,6 +42,8 @@ def estimate(
     max_cost: str | None,
     priority: str,
     project: str,
+    tags: dict[str, str],
+    cache: bool | None,
     simulate: bool,
     as_json: bool,
     redis_url: str | None,
@@ -73,6 +75,8 @@ def estimate(
         fresh=fresh,
         max_cost=max_cost,
         priority=priority,
+        tags=tags,
+        cache=cache,
         project=project,
     )
     with opened(source) as readable:

@@ -33,6 +33,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     fallback: tuple[str, ...] = ()
     strategy: str | None = None
     tags: dict[str, str] = {}
+    cache: bool | None = None
 
 
 async def hand_over(
@@ -53,6 +54,7 @@ async def hand_over(
         fallback=wishes.fallback,
         strategy=wishes.strategy,
         tags=wishes.tags,
+        cache=wishes.cache,
         consent=consent,
     )
 

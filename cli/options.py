@@ -82,6 +82,11 @@ def condition_options(command: _Command) -> _Command:
             help="For reports of what was spent, e.g. team=search; again for more.",
         ),
         click.option(
+            "--cache/--no-cache",
+            default=None,
+            help="Answer lines that are the same, here or in earlier batches, only once ([cache] in the config).",
+        ),
+        click.option(
             "--project", metavar="NAME", default="default", help="Whose work it is: turns and budgets go by it."
         ),
         click.option(

@@ -33,6 +33,7 @@ def submit(
     priority: str,
     project: str,
     tags: dict[str, str],
+    cache: bool | None,
     simulate: bool,
     redis_url: str | None,
     config_file: Path | None,
@@ -62,6 +63,7 @@ def submit(
         priority=priority,
         project=project,
         tags=tags,
+        cache=cache,
     )
     with opened(source) as readable:
         return run_async(_submit(readable, settings, wishes, hints(redis_url, config_file)))

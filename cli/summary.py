@@ -26,7 +26,8 @@ class Latency(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What `run --json` prints. Lines and money are the whole batch's, time and rate are this run's.
 
-    `done_before` lines had a result when the run began. `uncosted_lines` succeeded without a word about their cost.
+    `done_before` lines had a result when the run began. `uncosted_lines` succeeded without a word about their
+    cost, `cached_lines` from earlier answers.
     """
 
     batch_id: str
@@ -42,6 +43,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     cost_usd: Decimal
     uncosted_lines: int
+    cached_lines: int
     elapsed_s: float
     lines_per_s: float
     latency_ms: Latency
@@ -68,6 +70,7 @@ def summarize(
         completion_tokens=status.usage.completion_tokens,
         cost_usd=to_usd(status.cost),
         uncosted_lines=status.uncosted,
+        cached_lines=status.cached,
         elapsed_s=round(elapsed, 3),
         lines_per_s=round((status.done - done_before) / elapsed, 1) if elapsed else 0.0,
         latency_ms=Latency(tally.latency_ms(0.50), tally.latency_ms(0.95)),

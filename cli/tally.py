@@ -30,6 +30,8 @@ class Tally:
     def add(self, result: Result) -> None:
         """Count one result."""
         self.count += 1
+        if result.cached:
+            return  # no call was made, so it took no time
         if result.succeeded:
             self._latencies.append(max(0, result.latency_ms))
         elif result.state is LineState.FAILED:

@@ -44,7 +44,8 @@ def share(part: int, whole: int) -> str:
 
 def outcomes(status: BatchStatus) -> str:
     """Return how many lines ended how; what there is none of goes unsaid, but for successes."""
-    parts = [f"{status.succeeded:,} succeeded"]
+    cached = f" ({status.cached:,} from the cache)" if status.cached else ""
+    parts = [f"{status.succeeded:,} succeeded{cached}"]
     for count, word in ((status.failed, "failed"), (status.cancelled, "cancelled"), (status.expired, "expired")):
         if count:
             parts.append(f"{count:,} {word}")

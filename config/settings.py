@@ -21,10 +21,10 @@ from batchmill.config.spelling import nearest
 from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 
 __all__ = [
-    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "ArchiveSettings", "CatalogueSettings", "HealthSettings",
-    "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings", "RetrySettings", "Secret",
-    "Settings", "SpendSettings", "StreamSettings", "UpstreamSettings", "WorkerSettings", "config_path",
-    "default_data_dir", "load",
+    "OPENROUTER_URL", "VARIABLES", "AccountSettings", "ArchiveSettings", "CacheSettings", "CatalogueSettings",
+    "HealthSettings", "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings",
+    "RetrySettings", "Secret", "Settings", "SpendSettings", "StreamSettings", "UpstreamSettings", "WorkerSettings",
+    "config_path", "default_data_dir", "load",
     "read_file", "variables",
 ]  # fmt: skip
 
@@ -155,6 +155,16 @@ class ArchiveSettings(_Section, frozen=True):
     interval: PositiveFloat = 300.0  # seconds that a record may wait to be copied
 
 
+class CacheSettings(_Section, frozen=True):
+    """The answer cache: whether batches want it that don't say, and what is kept of it. Times in seconds."""
+
+    enabled: bool = False
+    ttl: PositiveFloat = 86_400.0
+    across_projects: bool = False
+    max_answers: PositiveInt = 50_000  # of a project
+    max_answer_bytes: PositiveInt = 256 * 1024
+
+
 class LogSettings(_Section, frozen=True):
     """How the processes speak to the operator."""
 
@@ -176,6 +186,7 @@ class Settings(_Section, frozen=True):
     results: ResultSettings = ResultSettings()
     spend: SpendSettings = SpendSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    cache: CacheSettings = CacheSettings()
     log: LogSettings = LogSettings()
     policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
     redis_url: str | None = None
@@ -199,7 +210,7 @@ class Settings(_Section, frozen=True):
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = (
     "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "spend",
-    "archive", "log", "redis_url", "data_dir", *TABLES,
+    "archive", "cache", "log", "redis_url", "data_dir", *TABLES,
 )  # fmt: skip
 VARIABLES = {
     "BATCHMILL_BASE_URL": "upstream.base_url",

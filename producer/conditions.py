@@ -33,6 +33,8 @@ def conditions_of(
     priority: Priority | str = Priority.NORMAL,
     project: str = "default",
     tags: Mapping[str, str] | None = None,
+    *,
+    cache: bool = False,
 ) -> Conditions:
     """Return the conditions as a value. Raises InputError."""
     try:
@@ -46,6 +48,7 @@ def conditions_of(
         priority=turn,
         max_cost=None if max_cost is None else _nano_of(max_cost),
         tags=_tags_of(tags or {}),
+        cache=cache,
     )
 
 

@@ -60,7 +60,11 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
     if existing:
         return existing, (await batches.status(redis, existing)).total
     conditions = Conditions(
-        project=status.project, priority=status.priority, max_cost=status.max_cost, tags=status.tags
+        project=status.project,
+        priority=status.priority,
+        max_cost=status.max_cost,
+        tags=status.tags,
+        cache=status.cache,
     )
     pricer = await pricer_for(redis, settings, conditions)
     staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days)
@@ -81,6 +85,7 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         priority=status.priority,
         max_cost=status.max_cost,
         tags=status.tags,
+        cache=status.cache,
     )
     return await staging.release(facts), counts.total()
 

@@ -181,6 +181,7 @@ async def submit(
             priority=conditions.priority,
             max_cost=conditions.max_cost,
             tags=conditions.tags,
+            cache=conditions.cache,
         )
         batch_id = await staging.release(facts, refused)
     except BaseException:

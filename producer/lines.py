@@ -82,6 +82,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars
     tags: tuple[str, ...] = ()  # "key=value", for reports; sorted
+    cache: bool = False  # lines may be answered from earlier results
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

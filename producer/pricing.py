@@ -116,6 +116,7 @@ class Pricer:
             conditions.max_cost is not None,
             self._tariffs.provider(),
             tags=conditions.tags,
+            cache=conditions.cache,
         )
 
 

@@ -146,6 +146,7 @@ class Producer:
         fallback: Iterable[str] = (),
         strategy: Strategy | str | None = None,
         tags: Mapping[str, str] | None = None,
+        cache: bool | None = None,
         consent: Consent | None = None,
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
@@ -153,11 +154,13 @@ class Producer:
         `model` and `max_tokens` are for lines that name none; `limit` takes only the first lines; `name` says where
         the lines came from when `source` is no path. `max_cost` (USD) is a budget of this batch; a batch that is found
         keeps its own. `fallback` are models or aliases for lines that name no `fallback_models`, `strategy` says in
-        which order models are tried where several may answer. `tags` are for reports of what was spent. `consent` is
-        awaited when all is well, before anything is enqueued; what it raises stops it. Raises InputError, which names
-        lines and fields.
+        which order models are tried where several may answer. `tags` are for reports of what was spent. With `cache`
+        (None: as the settings say), lines that are the same, here or in earlier batches, are answered once. `consent`
+        is awaited when all is well, before anything is enqueued; what it raises stops it. Raises InputError, which
+        names lines and fields.
         """
-        conditions = conditions_of(max_cost, priority, project, tags)
+        wanted = self._settings.cache.enabled if cache is None else cache
+        conditions = conditions_of(max_cost, priority, project, tags, cache=wanted)
         named = name or (source if isinstance(source, str | Path) else "")
         options = self._options(str(named), model, max_tokens, limit, wish_of_batch(fallback, strategy))
         handed = _Handed(options, conditions, skip_invalid, anew, consent)

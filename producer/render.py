@@ -36,6 +36,8 @@ def openai_line(batch_id: str, result: Result) -> bytes:
         line |= {"method": "POST", "url": URL, "body": msgspec.Raw(result.request)}
     line["x_cost_usd"] = result.cost_usd
     line["x_latency_ms"] = result.latency_ms
+    if result.cached:
+        line["x_cached"] = True
     line["x_attempts"] = [_attempt(attempt) for attempt in result.attempts]
     if result.routed is not None:
         line["x_routed"] = _routed(result.routed)
@@ -62,6 +64,8 @@ def simple_line(result: Result) -> bytes:
         "latency_ms": result.latency_ms,
         "attempts": len(result.attempts),
     }
+    if result.cached:
+        line["cached"] = True
     if result.routed is not None:
         line["routed"] = _routed(result.routed)
     return _encode(line) + b"\n"
@@ -124,6 +128,7 @@ def _additions(status: BatchStatus) -> dict[str, Any]:
         "x_cost": {
             "spent_usd": to_usd(status.cost),
             "untold_lines": status.uncosted,
+            "cached_lines": status.cached,
             "max_usd": None if status.max_cost is None else to_usd(status.max_cost),
         },
         "x_project": status.project,
@@ -145,7 +150,9 @@ def _response(result: Result) -> dict[str, Any] | None:
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    described = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name != "cost"}
+    described = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name not in ("cost", "cached")}
+    if attempt.cached:
+        described["cached"] = True
     cost: Decimal | None = None if attempt.cost is None else to_usd(attempt.cost)
     return {name: value for name, value in {**described, "cost_usd": cost}.items() if value is not None}
 

@@ -226,6 +226,7 @@ class Router:
             provider=provider,
             route=route,
             tags=conditions.tags,
+            cache=conditions.cache,
         )
         return lane_of(route), terms
 

@@ -24,7 +24,7 @@ _TRIED_SECONDS = 30 * 86_400
 _LONGEST_SAID = 30 * 86_400  # seconds that a reason may stand
 _NUMBERS = (
     "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "cost", "uncosted",
-    "max_cost",
+    "cached", "max_cost",
     *(state.value for state in LineState),
 )  # fmt: skip
 _TEXTS = ("source", "retry_of", "upstream", "project")
@@ -241,6 +241,7 @@ def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
         running=running,
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
+        cache=b"cache" in facts,
         priority=Priority(facts.get(b"priority", b"normal").decode()),
         tags=msgspec.json.decode(facts.get(b"tags", b"[]"), type=tuple[str, ...]),
         **values,

@@ -1,6 +1,6 @@
 """Every key in Redis: one function each, with its type, its life and who writes it.
 
-Permanent (small, and bounded by the number of models and batches kept): `lanes`, `batches`, `live`.
+Permanent (small, and bounded by the number of models and batches kept): `lanes`, `batches`, `live`, `answer_secret`.
 All keys of one batch share the hash tag {batch id}. `arq:` keys are arq's own format.
 
 Permanent, too, in the books of the gate: `books`, `policy`, `weights`, `pauses`, `suspects`, `audit`, `usage`, `alerts`
@@ -165,6 +165,33 @@ def endpoints_health(upstream: str, model: str) -> str:
     Written by the worker that does the upkeep.
     """
     return f"{PREFIX}endpoints_health:{upstream_tag(upstream)}:{model}"
+
+
+def answer_secret(upstream: str) -> str:
+    """String: random bytes by which lines are named in the keys of answers. Permanent. Written by the first worker."""
+    return f"{_answers(upstream)}secret"
+
+
+def answer(upstream: str, name: str) -> str:
+    """String: an answer that lines like it may have, too (MessagePack). Expires after `cache.ttl`. Written by workers.
+
+    `name` is a keyed hash of all that makes lines alike; nothing of them can be read in it.
+    """
+    return f"{_answers(upstream)}answer:{name}"
+
+
+def answer_lead(upstream: str, name: str) -> str:
+    """String: hold of the line that is sent now, while others like it wait. Expires with a lease. Written by workers;
+    gone when the line landed.
+    """
+    return f"{_answers(upstream)}lead:{name}"
+
+
+def project_answers(upstream: str, project: str) -> str:
+    """Sorted set: batch and name of each answer that a project's lines brought -> when it expires (ms). Expires with
+    the last of them. Written by workers.
+    """
+    return f"{_answers(upstream)}project:{project}"
 
 
 def batches() -> str:
@@ -399,3 +426,7 @@ def delivery_failures(upstream: str) -> str:
 
 def _gate(upstream: str) -> str:
     return f"{PREFIX}{{gate:{upstream_tag(upstream)}}}:"
+
+
+def _answers(upstream: str) -> str:
+    return f"{PREFIX}{{answers:{upstream_tag(upstream)}}}:"

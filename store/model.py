@@ -154,6 +154,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     billed: str | None = None  # outcomes.Billed of a failed call
     message: str | None = None
     first_token_ms: int | None = None  # of an answer that was streamed
+    cached: bool = False  # no call was made: the answer had been given to a line like it
 
 
 class Tried(msgspec.Struct, frozen=True, array_like=True):
@@ -181,6 +182,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     request: bytes | None = None  # the body of a failed line, so that it can be handed in again
     attempts: tuple[Attempt, ...] = ()
     routed: Routed | None = None
+    cached: bool = False  # answered from an earlier result
 
     @property
     def succeeded(self) -> bool:
@@ -260,6 +262,8 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     completed_at: int | None = None
     cost: int = 0
     uncosted: int = 0  # succeeded lines whose cost the upstream did not tell
+    cached: int = 0  # succeeded lines that were answered from earlier results
+    cache: bool = False  # whether lines may be
     usage: Usage = Usage()
     models: dict[str, int] = {}
     source: str | None = None  # where the lines came from, for people

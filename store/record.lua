@@ -2,7 +2,7 @@
 -- KEYS  1 batch (hash)  2 done (bitmap)  3 results (stream)  4 air (hash)  5 live (set)
 -- ARGV  1 batch id  2 retention (s)  3 worker id  4 lines that the worker now has in the air
 --       then for each result: index, state, cost (nano-dollars, '' when untold), prompt, completion, cached,
---       reasoning tokens, payload
+--       reasoning tokens, whether it was answered from an earlier result (1 or 0), payload
 -- Returns how many results were new; -1 when the batch is gone.
 local batch, done, results, air, live = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local batch_id, retention, worker, in_air = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -19,13 +19,14 @@ local function add(field, amount)
   if amount ~= 0 then sums[field] = (sums[field] or 0) + amount end
 end
 local tokens = { 'prompt_tokens', 'completion_tokens', 'cached_tokens', 'reasoning_tokens' }
-for i = 5, #ARGV, 8 do
+for i = 5, #ARGV, 9 do
   local index, state, cost = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if redis.call('SETBIT', done, index, 1) == 0 then
-    redis.call('XADD', results, '*', 'r', ARGV[i + 7])
+    redis.call('XADD', results, '*', 'r', ARGV[i + 8])
     new = new + 1
     add(state, 1)
     if cost ~= '' then add('cost', tonumber(cost)) elseif state == 'succeeded' then add('uncosted', 1) end
+    add('cached', tonumber(ARGV[i + 7]))
     for j = 1, 4 do add(tokens[j], tonumber(ARGV[i + 2 + j])) end
   end
 end

@@ -116,6 +116,7 @@ def _call(recording: Recording, worker: str, retention: int) -> tuple[list[str],
             usage.completion_tokens,
             usage.cached_tokens,
             usage.reasoning_tokens,
+            int(result.cached),
             _encode(result),
         ]
     return names, arguments

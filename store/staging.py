@@ -67,6 +67,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars
     tags: tuple[str, ...] = ()  # "key=value"
+    cache: bool = False  # lines may be answered from earlier results
 
 
 def new_batch_id() -> str:
@@ -192,6 +193,8 @@ class Staging:
             fields += ["max_cost", facts.max_cost]
         if facts.tags:
             fields += ["tags", msgspec.json.encode(facts.tags)]
+        if facts.cache:
+            fields += ["cache", 1]
         reply = await _release(self._redis, names, fields)
         return str(reply.decode())
 

@@ -34,7 +34,7 @@ PRELUDES = {"bucket", "usage"}  # what goes before other scripts, and is none by
 LUA = sorted((ROOT / "store").glob("*.lua"))
 SCRIPTS = [path for path in LUA if path.stem not in PRELUDES]
 KEYS = [made for _, made in inspect.getmembers(keys, inspect.isfunction) if made.__module__ == keys.__name__]
-NO_KEY = {"upstream_tag", "reference", "batch_of", "_gate"}
+NO_KEY = {"upstream_tag", "reference", "batch_of", "_gate", "_answers"}
 TYPES = ("String", "Hash", "Set", "Sorted set", "Stream", "Bitmap", "Channel")
 LIVES = re.compile(r"Permanent|Retention|Expires|Gone when empty|Kept as long|A day|Staging time|About a day")
 

@@ -11,10 +11,11 @@ from batchmill.config.policy import EVERY_TROUBLE, Trouble
 from batchmill.config.settings import RetrySettings
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.outcomes import Billed, Outcome, Retry
+from batchmill.store.answers import Kept
 from batchmill.store.gate import Reply, Why
 from batchmill.store.lanes import Ending
 from batchmill.store.model import Road, Route, Terms
-from batchmill.workers import dispatcher, flights, places, valves
+from batchmill.workers import answers, dispatcher, flights, places, valves
 from batchmill.workers.gatekeeper import Question
 from batchmill.workers.line import ShardRun
 
@@ -52,7 +53,12 @@ DEEDS = (
     "abandon",
     "hold",
     "tick",
+    "another leads",
+    "another lands",
+    "lease over",
+    "expire",
 )
+BODIES = (b"same", b"alike")
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (places, "_STARVED_LOOK"),
         (places, "_STARVED_SLACK"),
         (dispatcher, "_STARVED"),
+        (answers, "_LOOK_EVERY"),
     ):
         monkeypatch.setattr(module, name, 0.001)
     monkeypatch.setattr(flights.log, "warning", lambda *_, **__: None)
@@ -74,10 +81,13 @@ class Play:
 
     def __init__(self, seed: int, concurrency: int) -> None:
         self.random = random.Random(seed)
+        self.chance = random.Random(seed + 1)  # of the answer cache
         self.desk = Desk(concurrency=concurrency, retry=RetrySettings(3, 0.0005, 0.001))
         self.desk.gate.script = self.gate
         self.shards: list[ShardRun] = []
         self.peaceful = False
+        self.desk.shelf.delay = lambda: self.chance.choice((0, 0, 1, 3))
+        self.tending = asyncio.create_task(self.desk.answers.run())
 
     def gate(self, question: Question) -> Reply | None:
         """Answer as it comes; in the end, as it must."""
@@ -99,15 +109,41 @@ class Play:
         number = len(self.shards)
         count = self.random.randint(1, 6)
         route = self.random.choice((None, *ROUTES))
+        cache = self.chance.random() < 0.6
         self.shards.append(
             self.desk.shard(
                 self.random.choice(MODELS) if route is None else f"{route.asked}#0",
                 [f"{number}/{index}" for index in range(count)],
                 batch=f"batch_{self.random.randrange(3)}",
                 number=number,
-                terms=Terms(project=self.random.choice("pq"), capped=self.random.random() < 0.5, route=route),
+                terms=Terms(
+                    project=self.random.choice("pq"), capped=self.random.random() < 0.5, route=route, cache=cache
+                ),
+                body_of=self.alike if cache else bytes,
+                live=self.chance.random() < 0.1,
             )
         )
+
+    def alike(self, body: bytes) -> bytes:
+        return self.chance.choice((*BODIES, *BODIES, body))
+
+    def elsewhere(self, deed: str) -> None:
+        """Do what other processes do to the answers that they share with this one."""
+        shelf = self.desk.shelf
+        if not shelf.names:
+            return
+        name = self.chance.choice(list(shelf.names))
+        match deed:
+            case "another leads":
+                shelf.leads.setdefault(name, "another")
+            case "another lands" if shelf.leads.get(name) == "another":
+                del shelf.leads[name]
+                if self.chance.random() < 0.5:
+                    shelf.answers[name] = Kept(b"{}", "a/one")
+            case "lease over":
+                shelf.leads.pop(name, None)
+            case "expire":
+                shelf.answers.pop(name, None)
 
     async def do(self, deed: str) -> None:
         desk = self.desk
@@ -132,6 +168,7 @@ class Play:
                 desk.upstream.open.clear()
                 desk.dispatcher.abandon()
             case _:
+                self.elsewhere(deed)
                 await asyncio.sleep(0)
 
     def back(self) -> None:
@@ -146,6 +183,8 @@ class Play:
         """Let the gate and the upstream be kind, until every shard has ended."""
         self.peaceful = True
         self.back()
+        for name in [name for name, token in self.desk.shelf.leads.items() if token == "another"]:
+            del self.desk.shelf.leads[name]  # whoever it was is dead, or landed without an answer
         while not all(shard.ended.done() for shard in self.shards):
             while self.desk.gate.waiting:
                 self.desk.gate.answer()
@@ -153,6 +192,8 @@ class Play:
                 self.desk.upstream.answer()
             await asyncio.sleep(0)
         await settle()
+        await self.desk.answers.drained()
+        self.tending.cancel()
 
     def check(self) -> None:
         desk = self.desk
@@ -162,9 +203,13 @@ class Play:
         assert desk.dispatcher._bytes == 0
         for lane in desk.dispatcher._lanes:
             assert (lane.ready, lane.asked, lane.in_air, len(lane.waiting), len(lane._starved)) == (0, 0, 0, 0, 0)
+            assert lane.following == {}
             assert (lane._stuck, [valve.asked for valve in lane.valves.values() if valve.asked]) == ([], [])
         recorded = [result.custom_id for result in desk.ledger.results]
         assert len(recorded) == len(set(recorded)), "a line got two results"
+        assert all(result.cost == 0 for result in desk.ledger.results if result.cached and len(result.attempts) == 1)
+        assert desk.answers._leading == {}
+        assert desk.shelf.leads == {}
         for shard in self.shards:
             assert (shard.in_air, shard.unrecorded) == (0, 0)
             assert bool(shard.open_lines) is (shard.ended.result() is Ending.GIVE_BACK)

@@ -2,18 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import fakeredis
 
-from batchmill.config.settings import RetrySettings
+from batchmill.config.settings import CacheSettings, RetrySettings
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope, Usage
+from batchmill.store.answers import Kept, Landing, Lead, Look, Sought
 from batchmill.store.gate import Caller, Reply, Why
 from batchmill.store.lanes import Claim
 from batchmill.store.model import Fare, Line, Result, Terms
 from batchmill.store.pauses import Pause
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Settlement
+from batchmill.workers.answers import AnswerDesk
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.gatekeeper import Gatekeeper, Question
 from batchmill.workers.line import LineRun, ShardRun
@@ -134,13 +136,17 @@ class Gate(Gatekeeper):
         self.paused: dict[str, float] = {}  # scope -> until when (monotonic)
         self._dispatcher: Dispatcher | None = None
         self._due = False
+        self._sifting: asyncio.Task[None] | None = None
+        self._again = False
 
     def serve(self, dispatcher: Dispatcher) -> None:
         """Answer this dispatcher."""
         self._dispatcher = dispatcher
 
     def wake(self) -> None:
-        if not self._due:
+        if self._sifting is not None:
+            self._again = True
+        elif not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._ask_all)
 
@@ -157,7 +163,22 @@ class Gate(Gatekeeper):
     def _ask_all(self) -> None:
         self._due = False
         assert self._dispatcher is not None
-        for question in self._dispatcher.questions():
+        questions = self._dispatcher.questions()
+        if any(run.shard.terms.cache for question in questions for run in question.runs):
+            self._sifting = asyncio.create_task(self._sift(questions))
+        else:
+            self._ask_for(questions)
+
+    async def _sift(self, questions: list[Question]) -> None:
+        sifted = await self.sift(questions)
+        self._sifting = None
+        self._ask_for(sifted)
+        if self._again:
+            self._again = False
+            self.wake()
+
+    def _ask_for(self, questions: list[Question]) -> None:
+        for question in questions:
             self.questions.append(question)
             reply = self._paused(question) or self.script(question)
             if reply is None:
@@ -195,6 +216,53 @@ def no_budget(question: Question) -> Reply:
     return refusal(Why.BUDGET, looked=count, skipped=tuple(range(count)))
 
 
+class Shelf:
+    """Stands in for the answers in Redis: what it is asked comes after `delay()` turns of the loop."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Kept] = {}
+        self.leads: dict[str, str] = {}
+        self.names: dict[str, None] = {}  # all that were ever sought
+        self.delay: Callable[[], int] = lambda: 0
+
+    async def secret(self) -> bytes:
+        await self._turns()
+        return b"secret"
+
+    async def seek(self, leads: Sequence[Lead]) -> list[Sought]:
+        await self._turns()
+        self.names |= dict.fromkeys(lead.name for lead in leads)
+        found = [self._sought(lead) for lead in leads]
+        await self._turns()
+        return found
+
+    async def keep(self, landings: Sequence[Landing]) -> None:
+        await self._turns()
+        for landing in landings:
+            name = landing.lead.name
+            if landing.kept is not None:
+                self.answers[name] = landing.kept
+            if self.leads.get(name) == landing.lead.token:
+                del self.leads[name]
+
+    async def renew(self, leads: Sequence[Lead]) -> int:
+        await self._turns()
+        return sum(self.leads.get(lead.name) == lead.token for lead in leads)
+
+    async def look(self, names: Sequence[str]) -> dict[str, Look]:
+        await self._turns()
+        return {name: Look(name in self.answers, name in self.leads) for name in names}
+
+    def _sought(self, lead: Lead) -> Sought:
+        if lead.name in self.answers:
+            return Sought(kept=self.answers[lead.name])
+        return Sought(leads=self.leads.setdefault(lead.name, lead.token) == lead.token)
+
+    async def _turns(self) -> None:
+        for _ in range(self.delay()):
+            await asyncio.sleep(0)
+
+
 class Desk:
     """A dispatcher between a scripted gate, a scripted upstream and a ledger."""
 
@@ -204,6 +272,7 @@ class Desk:
         concurrency: int = 4,
         script: Callable[[bytes], Outcome] | None = None,
         retry: RetrySettings | None = None,
+        cache: CacheSettings | None = None,
     ) -> None:
         self.upstream = Upstream(script)
         self.ledger = Ledger()
@@ -221,16 +290,37 @@ class Desk:
             restraint=self,
         )
         self.gate.serve(self.dispatcher)
+        self.shelf = Shelf()
+        self.answers = AnswerDesk(
+            self.shelf,
+            self.dispatcher,
+            cache or CacheSettings(),
+            lease=0.003,
+            on_blocked=lambda reason, seconds: self.blocked.append((reason, seconds)),
+        )
+        self.gate.sift = self.answers.sift
+        self.dispatcher.on_landed = self.answers.landed
 
     def shard(
-        self, model: str, lines: Iterable[str], *, batch: str = "batch_1", number: int = 0, terms: Terms | None = None
+        self,
+        model: str,
+        lines: Iterable[str],
+        *,
+        batch: str = "batch_1",
+        number: int = 0,
+        terms: Terms | None = None,
+        body_of: Callable[[bytes], bytes] = bytes,
+        live: bool = False,
     ) -> ShardRun:
-        """Hand over a shard with these bodies."""
+        """Hand over a shard of lines with these ids, which are their bodies, too, unless `body_of` knows others."""
         bodies = [line.encode() for line in lines]
         claim = Claim("upstream", model, f"{batch}.{number}.{len(bodies)}", "run-1", "1")
         shard = ShardRun(
             claim,
-            [Line(index, body.decode(), body, 100, 10, fares_of(terms)) for index, body in enumerate(bodies)],
+            [
+                Line(index, body.decode(), body_of(body), 100, 10, fares_of(terms), live)
+                for index, body in enumerate(bodies)
+            ],
             terms=terms or Terms(),
         )
         self.dispatcher.add(shard)

@@ -12,7 +12,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
 from batchmill.config.settings import RetrySettings
+from batchmill.openrouter.outcomes import Outcome
 from batchmill.store.gate import Reply, Why
+from batchmill.store.model import Result
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Settlement
 from batchmill.workers import journey
@@ -28,6 +30,9 @@ _MOST_BYTES = 256 << 20  # of lines here; a shard more is taken only by a lane t
 _STARVED = 1.5  # seconds that a batch waits for a budget here, before its shards go back to their lane
 _PARKED = 2.0  # seconds that nobody takes them up again
 _REFUSED = 4.0  # seconds that a reason of the gate stands; it is asked again before
+
+Landed = Callable[[LineRun, Outcome | None], None]
+"""Told a line that has a place no more, and the outcome of its call, if there was one."""
 
 
 class Dispatcher:
@@ -66,6 +71,7 @@ class Dispatcher:
         self.draining = False
         self.on_hungry: Callable[[], None] = lambda: None  # set by the watch
         self.on_short: Callable[[str], None] = lambda _: None  # told the model; set by the watch
+        self.on_landed: Landed = lambda _run, _outcome: None  # set by who keeps answers
         recorder.on_healthy = self.pump
         recorder.on_settled = self._settled
 
@@ -184,9 +190,30 @@ class Dispatcher:
         """Have it kept which generation a call in the air is, where that is known by now."""
         self._flights.note_generations()
 
-    def landed(self) -> None:
+    def landed(self, run: LineRun, outcome: Outcome | None) -> None:
         """Take a place back."""
         self.free += 1
+        self.on_landed(run, outcome)
+
+    def aside(self, question: Question, run: LineRun, result: Result | None) -> None:
+        """Take a line off the way to the gate: with its result, or to wait for another line's answer."""
+        lane, shard = self._lanes[question.lane], run.shard
+        lane.answered(question.rules.model, 1)
+        if shard.cancelled or shard.stopping:  # while it was looked up
+            self._unask(run, lane)
+            return
+        self.free += 1
+        shard.in_air -= 1
+        if not lane.has(shard.claim.batch_id):
+            lane.sated(shard.claim.batch_id)
+        if result is None:
+            lane.following[run] = None
+        else:
+            self._recorder.put(shard, result, was_sent=False)
+
+    def resume(self, run: LineRun) -> bool:
+        """Have a line that waits for another's answer take its turn again; False when it waits no more."""
+        return self._lanes[run.shard.claim.model].resume(run)
 
     def wait(self, run: LineRun, lane: Lane, delay: float = 0.0, *, sent: bool = True) -> None:
         """Have a line sent again after a delay; with none, as soon as its lane may."""
@@ -230,7 +257,7 @@ class Dispatcher:
             yield lane, run
 
     def _unask(self, run: LineRun, lane: Lane) -> None:
-        self.free += 1
+        self.landed(run, None)
         run.shard.in_air -= 1
         self.wait(run, lane, sent=False)
 

@@ -48,8 +48,8 @@ class Restraint(Protocol):
 class Ground(Protocol):
     """Where lines come from and go back to: the dispatcher."""
 
-    def landed(self) -> None:
-        """Take a place back."""
+    def landed(self, run: LineRun, outcome: Outcome | None) -> None:
+        """Take a place back; None is the outcome of a call that was given up."""
 
     def wait(self, run: LineRun, lane: Lane, delay: float = 0.0, *, sent: bool = True) -> None:
         """Have a line sent again after a delay, if it is still to be."""
@@ -121,7 +121,7 @@ class Flights:
         self._observe(hold.rules.model, outcome)
         told, outcome = outcome.cost, booking.priced(outcome, run.pricing)
         settlement, model = self._settlement(run, hold, outcome, computed=outcome.cost != told), run.model
-        self._land(run, lane)
+        self._land(run, lane, outcome)
         rest = self._follow(run, lane, outcome)
         self._recorder.settle(hold.rules, settlement)  # after the result
         self._ground.pump()
@@ -141,16 +141,16 @@ class Flights:
             return
         self._recorder.settle(hold.rules, booking.unknown(run, hold, self._recorder.user_key))
         journey.abandoned(run)
-        self._land(run, lane)
+        self._land(run, lane, None)
         self._recorder.back(run.shard.claim.batch_id)
         self._ground.wait(run, lane)
         self._ground.pump()
 
-    def _land(self, run: LineRun, lane: Lane) -> None:
+    def _land(self, run: LineRun, lane: Lane, outcome: Outcome | None) -> None:
         run.hold = None
         run.shard.in_air -= 1
         lane.in_air -= 1
-        self._ground.landed()
+        self._ground.landed(run, outcome)
 
     def _follow(self, run: LineRun, lane: Lane, outcome: Outcome) -> journey.RestScope | None:
         match journey.judge(run, outcome, self._retry):

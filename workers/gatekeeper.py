@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -44,6 +44,10 @@ class Question(msgspec.Struct, frozen=True):
     lane: str
 
 
+Sift = Callable[[list[Question]], Awaitable[list[Question]]]
+"""Takes the lines out of questions that need not be sent, and sees to them."""
+
+
 class Desk(Protocol):
     """Where lines wait for their turn: the dispatcher."""
 
@@ -67,6 +71,7 @@ class Gatekeeper:
         self._hurry = asyncio.Event()
         self._ahead_ms = 0.0  # by how much the clock of Redis is ahead of our monotonic one
         self.rulebook = Rulebook(caller.upstream)
+        self.sift: Sift = _all  # set by who knows answers already
 
     @property
     def caller(self) -> Caller:
@@ -109,7 +114,7 @@ class Gatekeeper:
             started = time.monotonic()
             self._work.clear()
             self._hurry.clear()
-            questions = desk.questions()
+            questions = await self.sift(desk.questions())
             if questions:
                 await self._ask(desk, questions)
             await self._pace(started + PACE - time.monotonic())
@@ -147,6 +152,10 @@ class Gatekeeper:
 
     def _hold_id(self, run: LineRun) -> str:
         return f"{run.shard.claim.batch_id}.{run.line.index}.{self._suffix}{next(self._numbers)}"
+
+
+async def _all(questions: list[Question]) -> list[Question]:
+    return questions
 
 
 def _bound(run: LineRun, rules: Rules) -> int:

@@ -18,6 +18,7 @@ from batchmill.config.policy import Trouble
 from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope
 from batchmill.openrouter.splices import to_send, with_members
+from batchmill.store.answers import Kept
 from batchmill.store.model import Attempt, LineState, Result, cancelled_line
 from batchmill.store.rules import FREE
 from batchmill.workers.line import LineRun
@@ -106,6 +107,25 @@ def abandoned(run: LineRun) -> None:
 def cancelled(run: LineRun) -> Result:
     """Return the result of a line whose batch was cancelled before it was sent (again)."""
     return msgspec.structs.replace(cancelled_line(run.line, run.model), cost=_cost(run), attempts=tuple(run.attempts))
+
+
+def from_cache(run: LineRun, kept: Kept) -> Result:
+    """Return the result of a line like which another was answered; no call was made for it now."""
+    run.attempts.append(Attempt("ok", 200, 0, kept.served, kept.provider, kept.generation, cost=0, cached=True))
+    routed = None if run.trip is None else run.trip.routed()
+    return Result(
+        index=run.line.index,
+        custom_id=run.line.custom_id,
+        model=kept.model,
+        state=LineState.SUCCEEDED,
+        status_code=200,
+        response=kept.body,
+        cost=_cost(run),
+        finish_reason=kept.finish_reason,
+        attempts=tuple(run.attempts),
+        routed=None if routed is None else msgspec.structs.replace(routed, chosen=kept.model),
+        cached=True,
+    )
 
 
 def _detour(run: LineRun, trip: Trip, failure: Failure, retry: RetrySettings) -> Verdict | None:

@@ -57,6 +57,7 @@ class Lane:
         "_stuck",
         "_turns",
         "asked",
+        "following",
         "in_air",
         "model",
         "valves",
@@ -67,6 +68,7 @@ class Lane:
         self.model = model
         self._guide = guide
         self.waiting: dict[LineRun, asyncio.TimerHandle] = {}  # lines to be tried again
+        self.following: dict[LineRun, None] = {}  # lines that wait for the answer of one like them, which has a place
         self.in_air = 0
         self.asked = 0  # lines at the gate
         self.valves: dict[str, Valve] = {}
@@ -93,7 +95,7 @@ class Lane:
 
     @property
     def here(self) -> int:
-        """Lines that are here, wherever."""
+        """Lines that are here, wherever, but for those that may need no place at all."""
         return self.ready + self.asked + self.in_air + len(self.waiting) + len(self._stuck)
 
     @property
@@ -158,12 +160,24 @@ class Lane:
         for run in [run for run in self.waiting if run.shard is shard]:
             self.waiting.pop(run).cancel()
             withdrawn.append(run)
+        followed = [run for run in self.following if run.shard is shard]
+        for run in followed:
+            del self.following[run]
+        withdrawn += followed
         withdrawn += [run for run in self._stuck if run.shard is shard]
         self._stuck = [run for run in self._stuck if run.shard is not shard]
         batch_id = shard.claim.batch_id
         if batch_id in self._starved and not self.has(batch_id):
             self.sated(batch_id)
         return withdrawn
+
+    def resume(self, run: LineRun) -> bool:
+        """Have a line that waited for another's answer take its turn again; False when it waits no more."""
+        if run not in self.following:
+            return False
+        del self.following[run]
+        self.push_back(run, was_sent=True)
+        return True
 
     def landed(self, models: Collection[str]) -> None:
         """Note that lines of these models came back and are settled."""

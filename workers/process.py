@@ -20,10 +20,12 @@ from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
 from batchmill.openrouter.outcomes import Outcome
 from batchmill.store import alerts, batches
+from batchmill.store.answers import Answers
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
 from batchmill.workers import broadcast, journey
+from batchmill.workers.answers import AnswerDesk
 from batchmill.workers.archiver import Archiver
 from batchmill.workers.broadcast import Broadcaster
 from batchmill.workers.dispatcher import Dispatcher
@@ -86,6 +88,22 @@ class WorkerProcess:
             observe=self._observer.saw,
             outlook=self._outlook,
         )
+        cache = settings.cache
+        self._answers = AnswerDesk(
+            Answers(
+                self._redis,
+                settings.upstream_name,
+                lease=round(worker.lease * 1000),
+                life=max(1, round(cache.ttl * 1000)),
+                most=cache.max_answers,
+            ),
+            self._dispatcher,
+            cache,
+            lease=worker.lease,
+            on_blocked=self._blocked,
+        )
+        self._dispatcher.on_landed = self._answers.landed
+        self._gatekeeper.sift = self._answers.sift
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
         self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
         self._broadcaster = Broadcaster(self._redis, settings)
@@ -105,6 +123,7 @@ class WorkerProcess:
         log.info("worker.up", upstream=self._settings.upstream_name, concurrency=self._settings.worker.concurrency)
         parts = {
             "recorder": self._recorder.run(),
+            "answers": self._answers.run(),
             "gatekeeper": self._gatekeeper.run(self._dispatcher),
             "broadcast": self._broadcaster.run(),
             "generations": self._note_generations(),
@@ -167,6 +186,7 @@ class WorkerProcess:
         while self._dispatcher.busy or self._watch.busy:  # noqa: ASYNC110 - the end of runs is arq's
             await asyncio.sleep(0.01)
         await self._recorder.drained()
+        await self._answers.drained()
 
     async def _close(self, tasks: "list[asyncio.Task[bool] | asyncio.Task[None]]") -> None:
         await self._watch.close()
