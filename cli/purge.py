@@ -84,8 +84,8 @@ async def _remove(
 ) -> dict[str, int]:
     """Records first, batches last: after a crash the same command finds what is left."""
     from batchmill.archive.place import locked, place_of
+    from batchmill.store import answers, usage_log
     from batchmill.store import purge as store_purge
-    from batchmill.store import usage_log
 
     path = place_of(settings)
     if path is None:
@@ -94,6 +94,12 @@ async def _remove(
         async with locked(path, wait=True):  # or an archiver writes what it read just before
             records = await usage_log.forget(redis, upstream, whose)
             removed = {"records": records, "archived": await asyncio.to_thread(_forget, settings, upstream, whose)}
+    removed["answers"] = 0
+    if whose.project is not None:
+        removed["answers"] = await answers.purge(redis, upstream, whose.project)
+    else:
+        for batch in batches:
+            removed["answers"] += await answers.purge(redis, upstream, batch.project, batch.id)
     ended = [await store_purge.remove(redis, batch.id) for batch in batches]
     return {**removed, "batches": sum(ended)}
 
@@ -131,4 +137,6 @@ def _words(removed: dict[str, int]) -> str:
     parts = [f"{removed['batches']:,} batches", f"{removed['records']:,} usage records"]
     if removed["archived"]:
         parts.append(f"{removed['archived']:,} archived ones")
+    if removed["answers"]:
+        parts.append(f"{removed['answers']:,} cached answers")
     return ", ".join(parts)

@@ -21,6 +21,7 @@ class Found(msgspec.Struct, frozen=True):
 
     id: str
     upstream: str
+    project: str
     ended: bool
 
 
@@ -35,8 +36,9 @@ async def find(redis: Redis, whose: Whose) -> list[Found]:
                 pipe.execute_command("HMGET", keys.batch(batch_id), "state", "upstream", "project")
             facts = await pipe.execute()
         for batch_id, (state, upstream, project) in zip(chunk, facts, strict=True):
-            if state and whose.project in (None, (project or b"default").decode()):
-                found.append(Found(batch_id, (upstream or b"").decode(), state in _ENDED))
+            owner = (project or b"default").decode()
+            if state and whose.project in (None, owner):
+                found.append(Found(batch_id, (upstream or b"").decode(), owner, state in _ENDED))
     return found
 
 

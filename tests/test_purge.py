@@ -139,7 +139,7 @@ def test_the_command_removes_a_batch_and_says_so(desk: Desk) -> None:
     (desk.folder / "batchmill.toml").write_text(config)
     desk.environ["BATCHMILL_CONFIG"] = "batchmill.toml"
     desk.write("prompts.jsonl", 3)
-    done = desk.run("run", "prompts.jsonl", "--json")
+    done = desk.run("run", "prompts.jsonl", "--cache", "--json")
     assert done.code == 0, done.err
     batch_id = json.loads(done.out)["batch_id"]
     assert desk.run("archive", "write").code == 0
@@ -148,7 +148,7 @@ def test_the_command_removes_a_batch_and_says_so(desk: Desk) -> None:
     assert Path(told["path"]).is_file()
     removed = json.loads(desk.run("purge", "--batch", batch_id, "--yes", "--json").out)
     assert removed["batches"] == 1
-    assert removed["records"] == removed["archived"] == told["records"]
+    assert removed["records"] == removed["archived"] == removed["answers"] == told["records"]
     assert f"no batch '{batch_id}'" in desk.run("results", batch_id).err
     (entry,) = [one for one in json.loads(desk.run("audit", "--json").out) if one["what"] == "purge"]
     assert entry["detail"]["batch"] == batch_id

@@ -17,6 +17,7 @@ from batchmill.store.staging import requeue_lost
 from batchmill.workers.account import AccountWatch
 from batchmill.workers.alerts import AlertWatch
 from batchmill.workers.discovery import Discovery
+from batchmill.workers.forecaster import BudgetForecaster
 from batchmill.workers.health import EndpointChecks
 from batchmill.workers.reconciler import Reconciler
 from batchmill.workers.webhooks import Webhooks
@@ -36,7 +37,7 @@ class Maintenance:
         self._discovery = Discovery(redis, settings)
         self._checks = EndpointChecks(redis, upstream, settings)
         self._account = AccountWatch(redis, upstream, settings, worker_id)
-        self._alerts = AlertWatch(redis, settings)
+        self._alerts = AlertWatch(redis, settings, BudgetForecaster())
         self._webhooks = Webhooks(redis, settings)
         self._settings = settings
         self._worker_id = worker_id
