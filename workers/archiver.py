@@ -36,7 +36,7 @@ class Archiver:
 
     async def run(self) -> None:
         """Copy for ever. Trouble with the disk is told, and tried again: it must not end a worker."""
-        while self._settings.archive.kind != "memory":
+        while True:
             await asyncio.sleep(_EVERY)
             await outlive(self._try)
 

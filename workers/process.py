@@ -137,11 +137,12 @@ class WorkerProcess:
             "discovery": self._maintenance.discover(),
             "endpoints": self._maintenance.check_endpoints(),
             "account": self._maintenance.watch_account(),
-            "archive": self._archiver.run(),
             "alerts": self._maintenance.alert(),
             "webhooks": self._maintenance.tell(),
             "orphanhood": self._notice_orphanhood(),
         }
+        if self._settings.archive.kind != "memory":
+            parts["archive"] = self._archiver.run()
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -163,8 +164,8 @@ class WorkerProcess:
     def _look_for_dead_parts(self, tasks: "list[asyncio.Task[None]]") -> None:
         """A part that died can't be waited for: leave at once, and let the supervisor begin anew."""
         for task in tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()):
-                log.error("part.died", part=task.get_name(), error=repr(error))
+            if task.done() and not task.cancelled():
+                log.error("part.died", part=task.get_name(), error=repr(task.exception()))
                 self._hurry.set()
 
     async def _drain(self) -> None:
