@@ -288,3 +288,20 @@ async def test_a_failed_line_that_wanted_live_tokens_says_so_when_it_is_handed_b
     town.dispatcher.add(shard)
     (result,) = await town.over(shard)
     assert result.request == b'{"model":"m","stream_to":true}'
+
+
+async def test_a_line_that_leaves_the_way_to_the_gate_opens_its_valve_to_the_others() -> None:
+    """As one that the answer cache answers: nobody asks the gate for it, so nobody hears from it."""
+    town = Town()
+    town.gate.script = lambda _: None
+    town.routed(3, route("a/one"))
+    await settle()
+    lane = town.dispatcher._lanes[LANE]
+    lane.valve("a/one").width = 3
+    town.routed(2, route("a/one"))
+    await settle()
+    assert lane._stalled
+    lane.answered("a/one", 1)
+    assert lane.may_ask
+    lane.asked, lane.valve("a/one").asked = 3, 3
+    town.dispatcher.drain()

@@ -144,9 +144,10 @@ class Lane:
         return None
 
     def answered(self, model: str, lines: int) -> None:
-        """Take lines back from the gate."""
+        """Take lines back from the gate, or from the way there: their valve may be open to others."""
         self.valve(model).asked -= lines
         self.asked -= lines
+        self._changed()
 
     def push_back(self, run: LineRun, *, was_sent: bool) -> None:
         """Put a line first of its batch again; of several, the last one first."""
