@@ -14,6 +14,9 @@ name = "daily"
 limit_usd = 5
 window = "day"
 models = ["openai/*"]
+
+[alerts]
+forecast = false
 """
 
 

@@ -44,7 +44,8 @@ def refused(why: Why, which: int = 1, wait: int = 60_000) -> Reason | None:
     ],
 )
 def test_a_reason_says_which_rule_binds_until_when(reason: Reason | None, scope: str, kind: str, text: str) -> None:
-    assert reason == Reason(scope, kind, text)
+    budget = text.split()[1] if kind == "budget" else None
+    assert reason == Reason(scope, kind, text, budget)
 
 
 def test_an_operators_pause_says_how_it_ends() -> None:
