@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from batchmill.store import keys
 from batchmill.store.usage_log import Chunk, Whose
 from batchmill.workers import archiver
 from batchmill.workers.archiver import Archiver
-from batchmill.workers.tasks import end
+from batchmill.workers.tasks import end, to_the_end
 
 from .usage_helpers import put_chunk, used
 from .waiting import wait_until
@@ -228,3 +229,24 @@ async def test_without_an_archive_nothing_is_written(redis: Redis, settings: Set
     await put_chunk(redis, settings.upstream_name, used(0))
     assert await Archiver(redis, settings).look(now=True) == 0
     assert not settings.data_dir.exists()
+
+
+async def test_who_is_cancelled_waits_for_the_thread_that_uses_the_archive() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(to_the_end(work))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()

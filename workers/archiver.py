@@ -18,6 +18,7 @@ from batchmill.store import usage_log
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import outlive
 from batchmill.store.usage_log import Chunk
+from batchmill.workers.tasks import to_the_end
 
 log = structlog.get_logger()
 
@@ -58,17 +59,24 @@ class Archiver:
             self._said = str(error)
 
     async def _copy(self, path: Path, *, now: bool) -> int:
-        shelf = await asyncio.to_thread(open_shelf, self._settings)
-        if shelf is None:
-            return 0
+        shelf: Shelf | None = None
+
+        def opened() -> None:
+            nonlocal shelf
+            shelf = open_shelf(self._settings)
+
         try:
+            await to_the_end(opened)
+            if shelf is None:
+                return 0
             origin = Origin(self._upstream, await usage_log.books(self._redis, self._upstream))
-            cursor = await asyncio.to_thread(shelf.cursor, origin)
+            cursor = await to_the_end(shelf.cursor, origin)
             if not now and not await self._due(cursor):
                 return 0
             added = await self._copy_after(shelf, origin, cursor)
         finally:
-            await asyncio.to_thread(shelf.close)
+            if shelf is not None:
+                await to_the_end(shelf.close)
         if added:
             log.info("archive.grew", records=added, path=str(path))
         return added
@@ -86,6 +94,6 @@ class Archiver:
             page.append(chunk)
             held += len(chunk.records)
             if held >= _MOST:
-                added += await asyncio.to_thread(shelf.append, origin, page)
+                added += await to_the_end(shelf.append, origin, page)
                 page, held = [], 0
-        return added + await asyncio.to_thread(shelf.append, origin, page)
+        return added + await to_the_end(shelf.append, origin, page)

@@ -1,8 +1,11 @@
-"""Ending asyncio tasks for good."""
+"""Ending asyncio tasks for good, and threads that must not be left alone."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _CANCEL_AGAIN = 0.5  # seconds
 
@@ -17,3 +20,17 @@ async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         done, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN)
         ended |= done
     await asyncio.gather(*ended, return_exceptions=True)
+
+
+async def to_the_end(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call in a thread; when cancelled, end only after the thread has: what it uses must not be closed under it."""
+    thread = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    cancelled = False
+    while not thread.done():
+        try:
+            await asyncio.wait([thread])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    return thread.result()
