@@ -24,7 +24,7 @@ from batchmill.openrouter.features import Reading, Unbounded, read_body
 from batchmill.openrouter.models import ModelFacts
 from batchmill.openrouter.money import NANO
 from batchmill.openrouter.prices import Price, Rate
-from batchmill.openrouter.splices import with_max_price, with_max_tokens
+from batchmill.openrouter.splices import with_max_tokens
 
 __all__ = [
     "Bound",
@@ -39,7 +39,6 @@ __all__ = [
     "max_price",
     "read_body",
     "unbounded",
-    "with_max_price",
     "with_max_tokens",
 ]
 

@@ -59,7 +59,7 @@ class ModelFacts(msgspec.Struct, frozen=True, array_like=True):
     alias_target: str | None = None
     knowledge_cutoff: str | None = None
     hugging_face_id: str | None = None
-    benchmarks: bytes | None = None  # as it came (JSON); its shape is not documented
+    benchmarks: bytes | None = None  # as it came (JSON); `routing.quality` reads it
 
     @property
     def names_price(self) -> bool:

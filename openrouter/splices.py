@@ -23,16 +23,6 @@ def with_max_tokens(body: bytes, limit: int) -> bytes:
     return _spliced(_encode(members), text)
 
 
-def with_max_price(body: bytes, ceiling: bytes) -> bytes:
-    """Return the body with `provider.max_price`; where the body names one itself, the lower one holds."""
-    return to_send(body, max_price=ceiling)
-
-
-def with_provider(body: bytes, members: bytes) -> bytes:
-    """Return the body with those members (a JSON object) of `provider` that its own does not name."""
-    return to_send(body, provider=members)
-
-
 def to_send(
     body: bytes, *, model: str | None = None, max_price: bytes | None = None, provider: bytes | None = None
 ) -> bytes:

@@ -21,7 +21,6 @@ from batchmill.openrouter.bounds import (
     ceiling_of,
     default_output,
     max_price,
-    with_max_price,
     with_max_tokens,
 )
 from batchmill.openrouter.models import ModelFacts
@@ -30,6 +29,7 @@ from batchmill.openrouter.prices import Billable, cost, decode_price
 from batchmill.openrouter.simulator.answers import prompt_tokens
 from batchmill.openrouter.simulator.catalogue import load_catalogue
 from batchmill.openrouter.simulator.wire import CompletionRequest
+from batchmill.openrouter.splices import to_send
 
 PRICING = {"prompt": "0.000002", "completion": "0.00001"}
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -274,7 +274,7 @@ CEILING = b'{"prompt":2.02,"completion":10.1}'
     ],
 )
 def test_max_price_goes_to_the_end(given_body: bytes, expected: bytes) -> None:
-    assert with_max_price(given_body, CEILING) == expected
+    assert to_send(given_body, max_price=CEILING) == expected
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_max_price_goes_to_the_end(given_body: bytes, expected: bytes) -> None:
     ],
 )
 def test_the_lower_of_two_prices_holds(provider: Any, expected: Any) -> None:
-    sent = json.loads(with_max_price(body(provider=provider), CEILING))
+    sent = json.loads(to_send(body(provider=provider), max_price=CEILING))
     assert sent == json.loads(body(provider=expected))
 
 
@@ -330,7 +330,7 @@ def test_the_limit_of_an_answer_that_has_none(
 
 
 def test_a_provider_in_escapes_is_found() -> None:
-    sent = with_max_price(b'{"\\u0070rovider":{"only":["x"]}}', CEILING)
+    sent = to_send(b'{"\\u0070rovider":{"only":["x"]}}', max_price=CEILING)
     assert json.loads(sent) == {"provider": {"only": ["x"], "max_price": {"prompt": 2.02, "completion": 10.1}}}
 
 

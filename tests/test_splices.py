@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchmill.openrouter.splices import to_send, with_members, with_provider, without_model
+from batchmill.openrouter.splices import to_send, with_members, without_model
 
 BODY = b'{"messages":[],"temperature":0.10}'
 
@@ -25,7 +25,7 @@ def test_what_the_body_says_of_its_provider_holds(name: str) -> None:
         to_send(body, max_price=b'{"prompt":1,"completion":2}', provider=b'{"order":["x"],"ignore":["y"]}')
     )
     assert sent == {"provider": {"order": ["own"], "ignore": ["y"], "max_price": {"prompt": "0.5", "completion": 2}}}
-    assert json.loads(with_provider(body, b'{"ignore":["y"]}'))["provider"]["max_price"]["completion"] == 9
+    assert json.loads(to_send(body, provider=b'{"ignore":["y"]}'))["provider"]["max_price"]["completion"] == 9
 
 
 def test_a_body_can_be_handed_back_as_it_came() -> None:
