@@ -8,7 +8,9 @@ COPY routing routing
 COPY spend spend
 COPY store store
 COPY archive archive
+COPY storage storage
 COPY producer producer
+COPY service service
 COPY workers workers
 COPY cli cli
 RUN /opt/batchmill/bin/pip install --no-cache-dir .

@@ -31,6 +31,7 @@ from batchmill.cli.resume import resume
 from batchmill.cli.retry import retry
 from batchmill.cli.route import route
 from batchmill.cli.run import run
+from batchmill.cli.serve import serve
 from batchmill.cli.simulate import simulate
 from batchmill.cli.spend import spend
 from batchmill.cli.spend_recommend import recommend
@@ -76,7 +77,7 @@ def cli(debug: bool) -> None:
 
 
 _COMMANDS = (
-    *(estimate, run, submit, worker, status, results, stream, cancel, retry),
+    *(estimate, run, submit, worker, serve, status, results, stream, cancel, retry),
     *(budgets, alerts, limits, breakers, pause, resume, audit),
     *(spend, archive, purge),
     *(models, route, simulate, check, config),

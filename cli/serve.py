@@ -1,0 +1,105 @@
+"""`batchmill serve`: OpenAI's API over HTTP, the dashboard, and a fleet beside it if wanted."""
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchmill.cli import exit_codes
+from batchmill.cli.options import POSITIVE, read_settings, require_upstream, store_options
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from contextlib import AsyncExitStack
+
+    from batchmill.config.settings import Settings
+    from batchmill.store.connection import Store
+
+_LAST_PORT = 65_535
+
+
+@click.command(short_help="Listen: OpenAI's API over HTTP, and the dashboard.")
+@click.option("--host", metavar="ADDRESS", help="Listen there (default 127.0.0.1); elsewhere than loopback needs keys.")
+@click.option("--port", type=click.IntRange(0, _LAST_PORT), metavar="N", help="Listen at this port (default 8080).")
+@click.option("--workers", type=POSITIVE, metavar="N", help="Run so many worker processes, too (default: none).")
+@click.option("--concurrency", type=POSITIVE, metavar="N", help="Lines in the air, each worker (default 100).")
+@click.option("--simulate", is_flag=True, help="Rehearse with --workers: no key, no cost.")
+@store_options
+def serve(
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    concurrency: int | None,
+    simulate: bool,
+    redis_url: str | None,
+    config_file: Path | None,
+) -> int:
+    """Serve OpenAI's Files, Batches, Models and Chat Completions, and a dashboard, until SIGTERM or Ctrl-C.
+
+    Any number of these share one Redis; what was uploaded lies where [storage] in the config says.
+
+    \b
+    batchmill serve --workers 1 --simulate
+    batchmill serve --host 0.0.0.0 --port 8080
+    """
+    import msgspec
+
+    from batchmill.cli.loop import run_async
+
+    settings = read_settings(config_file, redis_url, simulate=simulate, processes=workers, concurrency=concurrency)
+    if workers:
+        require_upstream(settings)
+    wishes = {"host": host, "port": port}
+    given = {name: value for name, value in wishes.items() if value is not None}
+    settings = msgspec.structs.replace(settings, service=msgspec.structs.replace(settings.service, **given))
+    return run_async(_serve(settings, with_workers=bool(workers)))
+
+
+async def _serve(settings: "Settings", *, with_workers: bool) -> int:
+    import asyncio
+    from contextlib import AsyncExitStack
+
+    from batchmill.cli.loop import on_signals
+    from batchmill.config.errors import ConfigError
+    from batchmill.service.serving import serve as listen
+    from batchmill.store.connection import open_store
+
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings))
+        hear = await _fleet(stack, settings, store, stop) if with_workers else stop.set
+        stack.enter_context(on_signals(hear))
+
+        def ready(url: str) -> None:
+            click.echo(f"batchmill at {url}, for OpenAI's clients: {url}/v1; Ctrl-C stops", err=True)
+
+        try:
+            await listen(store.redis, settings, ready, stop)
+        except OSError as error:
+            where = f"{settings.service.host}:{settings.service.port}"
+            raise ConfigError(f"can't listen at {where}: {error.strerror}; choose another with --port") from error
+    return exit_codes.OK
+
+
+async def _fleet(
+    stack: "AsyncExitStack", settings: "Settings", store: "Store", stop: "asyncio.Event"
+) -> "Callable[[], None]":
+    """Start the workers; return what a signal does: the first one stops, a second one hurries them."""
+    from batchmill.cli.rehearsal import rehearsal
+    from batchmill.workers.fleet import Fleet
+    from batchmill.workers.policy_watch import policy_in_force
+
+    if settings.simulate:
+        settings = await stack.enter_async_context(rehearsal(settings))
+    await stack.enter_async_context(policy_in_force(store.redis, settings))
+    fleet = Fleet(settings, store.url, server=store.server)
+
+    def hear() -> None:
+        if stop.is_set():
+            fleet.signal(signal.SIGTERM)
+        stop.set()
+
+    await stack.enter_async_context(fleet)
+    return hear

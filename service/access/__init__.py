@@ -1,0 +1,1 @@
+"""Who asks: API keys, what they may do, and sessions of the dashboard."""

@@ -1,0 +1,53 @@
+"""The application: every operation, the pages, and what runs beside them."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from batchmill.service import problems
+from batchmill.service.background import Task, running
+from batchmill.service.context import Service
+from batchmill.service.endpoints import endpoint_of, failed
+from batchmill.service.operations import Operation
+
+OPERATIONS: tuple[Operation, ...] = ()
+"""Whatever the API can do, in the order of the document."""
+
+TASKS: tuple[Task, ...] = ()
+"""Whatever a gateway does beside answering."""
+
+PAGES: tuple[BaseRoute, ...] = ()
+"""What people see: the dashboard."""
+
+
+def make_app(service: Service) -> Starlette:
+    """Return the ASGI application of one gateway."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with running(service, TASKS):
+            yield
+
+    routes = [Route(each.path, endpoint_of(each), methods=[each.method]) for each in OPERATIONS]
+    app = Starlette(
+        routes=[*routes, *PAGES],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _no_route},
+    )
+    app.state.service = service
+    return app
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:  # noqa: PLR2004 - an HTTP status
+        message = f"Not allowed to {request.method} on {request.url.path}."
+        return failed(problems.ApiError(status, message, headers=getattr(error, "headers", None)))
+    if status == 404:  # noqa: PLR2004 - an HTTP status
+        return failed(problems.not_found(f"Invalid URL ({request.method} {request.url.path})", code="unknown_url"))
+    return failed(problems.ApiError(status, str(error)))

@@ -1,0 +1,34 @@
+"""Bodies of requests: never larger than allowed, never slower than allowed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+
+from batchmill.service import problems
+
+
+async def parts_of(request: Request, most: int, silence: float) -> AsyncIterator[bytes]:
+    """Yield a body as it comes. Raises ApiError: over `most` bytes 413, after `silence` seconds without a byte 408."""
+    said = request.headers.get("content-length", "")
+    if said.isdigit() and int(said) > most:
+        raise problems.too_large(f"The body may have {most:,} bytes at most, not {int(said):,}.")
+    size = 0
+    parts = request.stream().__aiter__()
+    while True:
+        try:
+            async with asyncio.timeout(silence):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise problems.ApiError(408, f"The body did not come on for {silence:g} seconds.") from None
+        size += len(part)
+        if size > most:
+            raise problems.too_large(f"The body may have {most:,} bytes at most.")
+        yield part
+
+
+async def read_body(request: Request, most: int, silence: float) -> bytes:
+    """Return a whole body. Raises as `parts_of`."""
+    return b"".join([part async for part in parts_of(request, most, silence)])

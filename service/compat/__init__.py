@@ -1,0 +1,1 @@
+"""What OpenAI's clients call: files, batches, models, chat completions."""

@@ -1,0 +1,1 @@
+"""What OpenAI does not have: lines, estimates, spend, budgets, limits, breakers, alerts, the fleet."""
