@@ -87,6 +87,9 @@ async def measure(redis: Redis, server: psutil.Process, count: int, flush: int) 
     took, used = await fill(redis, rules, _PLAIN, count, flush, told=True)
     full_server = busy(server) - full_server
     grown = await memory(redis) - before
+    began = time.perf_counter()
+    read = sum([1 async for _ in ledger.records(redis, UPSTREAM)])
+    reading = time.perf_counter() - began
     return {
         "records_a_second": round(count / took),
         "client_us_without": round(plain / _PLAIN * 1e6, 1),
@@ -94,6 +97,7 @@ async def measure(redis: Redis, server: psutil.Process, count: int, flush: int) 
         "server_us_without": round(plain_server / _PLAIN * 1e6, 1),
         "server_us_with": round(full_server / count * 1e6, 1),
         "bytes_a_record": round(grown / count),
+        "records_read_a_second": round(read / reading),
         "stream_mb": round(await memory(redis) / 1e6),
     }
 
