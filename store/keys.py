@@ -374,8 +374,8 @@ def rollup(upstream: str, day: str) -> str:
 
 
 def batch_rollup(upstream: str, day: str) -> str:
-    """Hash: likewise by project and batch: there may be thousands of these, which no other report has to read. Kept and
-    written like `rollup`, in the same step.
+    """Hash: the same by project and batch, apart, for there may be thousands that no other report has to read. Expires
+    and is dropped like `rollup`, and written in the same step.
     """
     return f"{_gate(upstream)}batch_sums:{day}"
 
