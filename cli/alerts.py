@@ -18,12 +18,14 @@ _SEEN = ("seen by", "left")
 
 @click.group(invoke_without_command=True, short_help="Show alerts; acknowledge them.")
 @click.option("--all", "everything", is_flag=True, help="Those that somebody acknowledged, too.")
-@json_option("A list of objects.")
+@click.option("--follow", "-f", is_flag=True, help="Print alerts as they are raised from now on, until Ctrl-C.")
+@json_option("A list of objects; with --follow, an object a line.")
 @gate_options
 @click.pass_context
 def alerts(
     context: click.Context,
     everything: bool,
+    follow: bool,
     as_json: bool,
     simulate: bool,
     redis_url: str | None,
@@ -36,14 +38,19 @@ def alerts(
 
     \b
     batchmill alerts
+    batchmill alerts --follow --json | jq -r .text
     batchmill alerts ack 1764014000123-0
     batchmill alerts ack --all
     """
     if context.invoked_subcommand:
         return exit_codes.OK
+    if follow and everything:
+        raise click.UsageError("--all lists those that there are, --follow waits for new ones: say one of them")
     from batchmill.cli.loop import run_async
 
     settings = gate_settings(redis_url, config_file, simulate=simulate)
+    if follow:
+        return run_async(_follow(settings, as_json=as_json))
     return run_async(_show(settings, everything=everything, as_json=as_json))
 
 
@@ -76,6 +83,18 @@ async def _show(settings: "Settings", *, everything: bool, as_json: bool) -> int
         click.echo("no alerts yet")
     else:
         click.echo("no alerts that nobody has seen; `batchmill alerts --all` shows the others")
+    return exit_codes.OK
+
+
+async def _follow(settings: "Settings", *, as_json: bool) -> int:
+    from batchmill.producer.render import to_json
+    from batchmill.store import alerts
+    from batchmill.store.connection import open_store
+
+    async with open_store(settings) as store:
+        upstream = settings.upstream_name
+        async for raised in alerts.follow(store.redis, upstream, await alerts.last_id(store.redis, upstream)):
+            click.echo(to_json(_object(raised)) if as_json else "  ".join(_row(raised)[:-1]))
     return exit_codes.OK
 
 

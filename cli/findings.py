@@ -7,8 +7,10 @@ from batchmill.cli import exit_codes
 from batchmill.cli.account_findings import Known, examine_account, known_account
 from batchmill.cli.finding import Finding, Level
 from batchmill.cli.options import read_settings
+from batchmill.config.credentials import find_webhook_secret
 from batchmill.config.errors import ConfigError
-from batchmill.config.settings import Settings
+from batchmill.config.settings import Settings, variables
+from batchmill.store import policy
 from batchmill.store.connection import ServerFacts, Store, open_store, printable
 from batchmill.store.errors import StoreError
 from batchmill.store.presence import workers_alive
@@ -49,6 +51,7 @@ async def _examine_redis(settings: Settings, found: list[Finding]) -> Known | No
             found.append(_persistence(store.facts))
             found.append(_clock(store.facts))
             found.append(await _workers(settings, store))
+            found += await _webhooks(settings, store)
             return await known_account(store.redis, settings)
     except StoreError as error:
         found.append(Finding("redis", Level.FAIL, str(error)))
@@ -80,3 +83,17 @@ async def _workers(settings: Settings, store: Store) -> Finding:
     if count:
         return Finding("workers", Level.OK, f"{count} for {settings.upstream_name}")
     return Finding("workers", Level.WARN, "none runs; `batchmill run` brings its own, `batchmill worker` starts some")
+
+
+async def _webhooks(settings: Settings, store: Store) -> list[Finding]:
+    """Say which webhooks can't be signed here: whoever delivers needs the secret, and that may be any worker."""
+    rules = settings.policy or (await policy.live(store.redis, settings.upstream_name)).policy
+    found = []
+    for hook in rules.webhooks:
+        try:
+            find_webhook_secret(variables(), hook.secret_env)
+        except ConfigError as error:
+            found.append(Finding("webhooks", Level.WARN, f"{hook.name}: {error}, on each machine with workers"))
+    if rules.webhooks and not found:
+        found.append(Finding("webhooks", Level.OK, f"{len(rules.webhooks):,}, and their secrets are set here"))
+    return found

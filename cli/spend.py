@@ -8,12 +8,12 @@ import click
 from batchmill.cli import exit_codes
 from batchmill.cli.forecast import forecast
 from batchmill.cli.gate import gate_options, gate_settings, json_option
+from batchmill.cli.options import POSITIVE
 
 if TYPE_CHECKING:
     from batchmill.cli.spend_views import Asked
     from batchmill.config.settings import Settings
     from batchmill.spend.period import Period
-    from batchmill.spend.reports import Report, Row
     from batchmill.store.connection import Store
 
 _BY = ("model", "project", "batch", "provider", "day", "tag")
@@ -25,6 +25,7 @@ _LONG_AGO = "3660d"
 @click.option("--since", default="30d", show_default=True, metavar="DAY", help="The first day, or 7d for seven days.")
 @click.option("--until", metavar="DAY", help="The last day (default: today). Days are of UTC.")
 @click.option("--project", metavar="NAME", help="Only what was spent for this project.")
+@click.option("--limit", "-n", type=POSITIVE, metavar="N", help="The table's first N rows (default: 50, or all days).")
 @json_option("One object: rows, total, and each day.")
 @click.option("--csv", "as_csv", is_flag=True, help="The rows as CSV.")
 @gate_options
@@ -35,6 +36,7 @@ def spend(
     since: str,
     until: str | None,
     project: str | None,
+    limit: int | None,
     as_json: bool,
     as_csv: bool,
     simulate: bool,
@@ -58,8 +60,8 @@ def spend(
     from batchmill.cli.loop import run_async
     from batchmill.cli.spend_views import Asked
 
-    asked = Asked(by=by, since=since, until=until, project=project, as_json=as_json, as_csv=as_csv)
-    return run_async(_show(gate_settings(redis_url, config_file, simulate=simulate), asked))
+    asked = Asked(by=by, project=project, limit=limit, as_json=as_json, as_csv=as_csv)
+    return run_async(_show(gate_settings(redis_url, config_file, simulate=simulate), asked, since, until))
 
 
 @spend.command(short_help="Write the usage records to a file: .jsonl, .csv or .parquet.")
@@ -88,43 +90,20 @@ def export(
     return run_async(_export(settings, file, since, until, project))
 
 
-async def _show(settings: "Settings", asked: "Asked") -> int:
+async def _show(settings: "Settings", asked: "Asked", since: str, until: str | None) -> int:
     from batchmill.cli.spend_views import print_spend
-    from batchmill.spend.reports import By, report_of_rollups, trend
+    from batchmill.spend.reports import By, Tally
     from batchmill.store import ledger
     from batchmill.store.connection import open_store
 
+    tally, by_batch = Tally(By(asked.by), asked.project), asked.by == By.BATCH
     async with open_store(settings) as store:
-        period = await _period(store, asked.since, asked.until)
-        days = period.days
-        rollups = await ledger.rollups(store.redis, settings.upstream_name, days[0], days[-1])
-        by_day = report_of_rollups(rollups, By.DAY, project=asked.project)
-        if asked.by == By.BATCH:
-            report = await _by_batch(store, settings, period, asked.project)
-        else:
-            report = report_of_rollups(rollups, By(asked.by), project=asked.project)
-    print_spend(report, trend(by_day, days), asked)
-    _say_what_records_lack(report, by_day.total)
+        period = await _period(store, since, until)
+        first, last = period.days[0], period.days[-1]
+        async for day in ledger.days(store.redis, settings.upstream_name, first, last, by_batch=by_batch):
+            tally.take(day)
+    print_spend(tally.report(), tally.trend(period.days), asked)
     return exit_codes.OK
-
-
-async def _by_batch(store: "Store", settings: "Settings", period: "Period", project: str | None) -> "Report":
-    from batchmill.spend.reports import BatchReport
-    from batchmill.store import ledger
-
-    rows = BatchReport(until_ms=period.until_ms, project=project)
-    async for record in ledger.records(store.redis, settings.upstream_name, since_ms=period.since_ms, project=project):
-        rows.take(record)
-    return rows.report()
-
-
-def _say_what_records_lack(report: "Report", whole: "Row") -> None:
-    """Batches are only in the records, which don't last as long as the roll-ups."""
-    from batchmill.openrouter.money import dollars
-
-    if report.total.cost < whole.cost:
-        lacking = dollars(whole.cost - report.total.cost)
-        click.echo(f"{lacking} more was spent in these days, by batches whose records are gone", err=True)
 
 
 async def _export(settings: "Settings", file: Path, since: str, until: str | None, project: str | None) -> int:

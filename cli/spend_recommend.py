@@ -110,9 +110,8 @@ async def _find(source: "Source", period: "Period", project: str | None, needs: 
     # the same rules as for lines that are handed over: those of the file while nobody has put any in force
     rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
     shelf = Shelf(priced(source.snapshot.models, rules))
-    book = book_for(shelf)
-    async for record in ledger.records(
-        source.redis, settings.upstream_name, since_ms=period.since_ms, until_ms=period.until_ms, project=project
-    ):
+    book = book_for(shelf, period.until_ms)
+    # to this moment: what corrects a call of the period may have come after it
+    async for record in ledger.records(source.redis, settings.upstream_name, since_ms=period.since_ms, project=project):
         book.add(record)
     return recommend(shelf, book, Terms(today=source.today, policy=rules, needs=needs))

@@ -15,6 +15,7 @@ from batchmill.producer.render import to_json
 from batchmill.spend.reports import By, Report, Row
 
 _PLOTTED_DAYS = 30
+_MOST_ROWS = 50  # of thousands of batches nobody reads more, and a screen takes seconds to lay them out
 _HEIGHT = 6  # lines of the plot
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _FULL = len(_BLOCKS) - 1
@@ -25,9 +26,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What `batchmill spend` was asked for."""
 
     by: str
-    since: str
-    until: str | None
     project: str | None
+    limit: int | None  # rows of the table
     as_json: bool
     as_csv: bool
 
@@ -42,7 +42,7 @@ def print_spend(report: Report, days: Sequence[Row], asked: Asked) -> None:
         writer.writeheader()
         writer.writerows({name: _plain(value) for name, value in row.items()} for row in objects)
     elif report.rows:
-        _print_table(report, asked.by)
+        _print_table(report, asked.limit)
         for line in plot(days[-_PLOTTED_DAYS:]):
             click.echo(line)
     else:
@@ -68,8 +68,10 @@ def plot(days: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _print_table(report: Report, by: str) -> None:
-    shown = [*report.rows, report.total]
+def _print_table(report: Report, limit: int | None) -> None:
+    most = limit or (len(report.rows) if report.by is By.DAY else _MOST_ROWS)
+    left = report.rows[most:]
+    shown = [*report.rows[:most], report.total]
     screen = console()
     columns = [
         Column("cost", [dollars(row.cost) for row in shown]),
@@ -84,7 +86,10 @@ def _print_table(report: Report, by: str) -> None:
         Column("per request", [_average(row.cost_per_request) for row in shown], 5),
         Column("per 1k tokens", [_average(row.cost_per_1k_tokens) for row in shown], 6),
     ]
-    screen.print(table_of(Column(by, [row.name for row in shown]), columns, screen.width))
+    screen.print(table_of(Column(report.by.value, [row.name for row in shown]), columns, screen.width))
+    if left:
+        more = dollars(sum(row.cost for row in left))
+        click.echo(f"{len(left):,} more rows of {more}: -n {len(report.rows)} shows them, or --csv", err=True)
     if report.by is By.TAG:
         click.echo("a call with several tags is in several rows; the total counts it once", err=True)
 

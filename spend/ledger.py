@@ -1,6 +1,6 @@
 """The ledger: what every call that may have cost money cost, and whose it was. No prompt, no answer, no key.
 
-settled call ──► a usage record, and the roll-up of its day     (in the same step as the money, so that nothing
+settled call ──► a usage record, and the roll-ups of its day    (in the same step as the money, so that nothing
 late bill, look-up, release ──► a record that corrects           is ever there twice or missing)
 """
 
@@ -47,6 +47,27 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     first_token_ms: int | None = None
     user: str | None = None  # a keyed hash of the body's `user`
     tags: tuple[str, ...] = ()  # of its batch, "key=value"
+
+
+class Group(msgspec.Struct, frozen=True, array_like=True):
+    """What calls of a day have in common that are rolled up together: the first four, or project and batch."""
+
+    project: str
+    model: str = ""
+    provider: str = ""
+    tags: tuple[str, ...] = ()
+    batch: str = ""
+
+
+Sums = tuple[int, ...]
+"""Requests, answered, prompt, cached, completion and reasoning tokens, cost and suspect (nano-dollars)."""
+
+
+class Day(msgspec.Struct, frozen=True):
+    """The roll-up of a UTC day (YYYY-MM-DD)."""
+
+    name: str
+    sums: list[tuple[Group, Sums]]
 
 
 class Rollup(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -111,9 +111,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     needs: frozenset[str] | None = None
 
 
-def book_for(shelf: Shelf) -> UsageBook:
-    """Return an empty book for records that are to be priced on this shelf."""
-    return UsageBook((item.price.price for item in shelf), lambda asked, served: _name_of(shelf, asked, served))
+def book_for(shelf: Shelf, until_ms: int | None = None) -> UsageBook:
+    """Return an empty book for records that are to be priced on this shelf: of calls before a time, if one is given."""
+    prices = (item.price.price for item in shelf)
+    return UsageBook(prices, lambda asked, served: _name_of(shelf, asked, served), until_ms)
 
 
 def read(shelf: Shelf, records: Iterable[UsageRecord]) -> UsageBook:
@@ -125,7 +126,8 @@ def read(shelf: Shelf, records: Iterable[UsageRecord]) -> UsageBook:
 
 
 def recommend(shelf: Shelf, book: UsageBook, terms: Terms) -> Findings:
-    """Return what could be saved on each model that was used."""
+    """Return what could be saved on each model that was used, when the book has all there is."""
+    book.settle()
     found = [_advise(shelf, usage, terms) for usage in book.models.values()]
     found.sort(key=lambda one: (-one.total.paid, one.usage.model))
     return Findings(tuple(found), book.unusable)

@@ -1,21 +1,21 @@
-"""What was spent, in rows: pure functions over roll-ups, and over records where only they know.
+"""What was spent, in rows: pure functions over the roll-ups of days.
 
-roll-ups ──► model, project, provider, day, tag          (kept for years, a few rows a day)
-records  ──► batch                                       (kept for weeks; a suspect and what corrects it are one call)
+roll-ups by group ──► model, project, provider, day, tag
+roll-ups by batch ──► batch                                (apart, for there may be thousands of them a day)
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from enum import StrEnum
+from operator import add
 
 import msgspec
 
-from batchmill.spend.ledger import Rollup, Source, UsageRecord
+from batchmill.spend.ledger import Day, Group, Sums
 
 UNTAGGED = "(no tag)"
 UNNAMED = "(not told)"
 
-_ANSWERED = "ok"  # the outcome of an answer
 _THOUSAND = 1000
 _SHARE = Decimal("0.0001")
 
@@ -31,8 +31,8 @@ class By(StrEnum):
     TAG = "tag"
 
 
-class Row(msgspec.Struct):
-    """Calls that have something in common. Money in nano-dollars; `suspect` is not in `cost`."""
+class Row(msgspec.Struct, frozen=True):
+    """Calls that have something in common, with the fields of `Sums` in order. `suspect` is not in `cost`."""
 
     name: str
     requests: int = 0
@@ -63,14 +63,6 @@ class Row(msgspec.Struct):
         """Return which part of another row's cost this is, to four places; None when that is nothing."""
         return (Decimal(self.cost) / whole.cost).quantize(_SHARE) if whole.cost else None
 
-    def add(self, other: "Row | Rollup") -> None:
-        """Count the calls of another row, too."""
-        for field in COUNTED:
-            setattr(self, field, getattr(self, field) + getattr(other, field))
-
-
-COUNTED = Row.__struct_fields__[1:]
-
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Rows, and all their calls together: of tags a call has several or none, so these rows need not add up."""
@@ -80,98 +72,60 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     total: Row
 
 
-def report_of_rollups(rollups: Iterable[Rollup], by: By, *, project: str | None = None) -> Report:
-    """Return rows of everything but batches: days in their order, anything else by its cost. Raises ValueError."""
-    if by is By.BATCH:
-        raise ValueError("roll-ups know no batches; ask the records")
-    names = _NAMES[by]
-    rows: dict[str, Row] = {}
-    total = Row("total")
-    for rollup in rollups:
-        if project is not None and rollup.project != project:
-            continue
-        total.add(rollup)
-        for name in names(rollup):
-            _row(rows, name).add(rollup)
-    return Report(by=by, rows=_in_order(rows, by), total=total)
+class Tally:
+    """A report in the making: takes the roll-ups of a period day by day, those by batch for a report by batch."""
 
-
-class BatchReport:
-    """A report by batch. It takes records one by one, oldest first, and keeps only those that may be corrected.
-
-    As in the roll-ups, a correction takes the place of what it corrects, on that one's day. So hand in everything from
-    the first day of the period to this moment: calls that came after `until_ms` are left out, their corrections not.
-    """
-
-    def __init__(self, *, until_ms: int | None = None, project: str | None = None) -> None:
-        self._until = until_ms
+    def __init__(self, by: By, project: str | None = None) -> None:
+        self._by = by
+        self._names = _NAMES[by]
         self._project = project
-        self._rows: dict[str, Row] = {}
-        self._open: dict[str, UsageRecord] = {}  # suspects and what became of them, by hold
+        self._rows: dict[str, Sums] = {}
+        self._days: dict[str, Sums] = {}
 
-    def take(self, record: UsageRecord) -> None:
-        """Count a record."""
-        if self._project is not None and record.project != self._project:
+    def take(self, day: Day) -> None:
+        """Count a day."""
+        rolled = day.sums
+        if self._project is not None:
+            rolled = [one for one in rolled if one[0].project == self._project]
+        if rolled:
+            self._days[day.name] = tuple(map(sum, zip(*(sums for _, sums in rolled), strict=True)))
+        if self._by is By.DAY:
             return
-        if record.source is Source.RECONCILED:
-            before = self._open.get(record.hold)
-            if before is None:  # of a call that is not of this period
-                return
-            self._count(before, -1)
-        elif self._until is not None and record.at >= self._until:
-            return
-        self._count(record, 1)
-        if record.source in (Source.SUSPECT, Source.RECONCILED):
-            self._open[record.hold] = record
+        rows = self._rows
+        for group, sums in rolled:
+            for name in self._names(group):
+                before = rows.get(name)
+                rows[name] = sums if before is None else tuple(map(add, before, sums))
 
     def report(self) -> Report:
-        """Return what there is by now."""
-        total = Row("total")
-        for row in self._rows.values():
-            total.add(row)
-        return Report(by=By.BATCH, rows=_in_order(self._rows, By.BATCH), total=total)
+        """Return what there is by now: days in their order, anything else by its cost."""
+        total = tuple(map(sum, zip(*self._days.values(), strict=True)))
+        rows = [Row(name, *sums) for name, sums in (self._days if self._by is By.DAY else self._rows).items()]
+        rows.sort(key=_by_name if self._by is By.DAY else _by_cost)
+        return Report(by=self._by, rows=tuple(rows), total=Row("total", *total))
 
-    def _count(self, record: UsageRecord, sign: int) -> None:
-        row = _row(self._rows, record.batch)
-        row.requests += sign
-        row.answered += sign * (record.outcome == _ANSWERED)
-        row.prompt_tokens += sign * record.prompt_tokens
-        row.cached_tokens += sign * record.cached_tokens
-        row.completion_tokens += sign * record.completion_tokens
-        row.reasoning_tokens += sign * record.reasoning_tokens
-        if record.source is Source.SUSPECT:
-            row.suspect += sign * record.cost
-        else:
-            row.cost += sign * record.cost
+    def trend(self, days: Iterable[str]) -> list[Row]:
+        """Return a row for each of the days, also those on which nothing was spent."""
+        return [Row(day, *self._days.get(day, ())) for day in days]
 
 
-def trend(report: Report, days: Iterable[str]) -> list[Row]:
-    """Return a row for each of the days, also those on which nothing was spent. Takes a report by day."""
-    found = {row.name: row for row in report.rows}
-    return [found.get(day) or Row(day) for day in days]
+def _by_name(row: Row) -> str:
+    return row.name
 
 
-def _row(rows: dict[str, Row], name: str) -> Row:
-    row = rows.get(name)
-    if row is None:
-        row = rows[name] = Row(name)
-    return row
-
-
-def _in_order(rows: Mapping[str, Row], by: By) -> tuple[Row, ...]:
-    if by is By.DAY:
-        return tuple(sorted(rows.values(), key=lambda row: row.name))
-    return tuple(sorted(rows.values(), key=lambda row: (-row.cost, -row.suspect, row.name)))
+def _by_cost(row: Row) -> tuple[int, int, str]:
+    return -row.cost, -row.suspect, row.name
 
 
 def _ratio(part: int, whole: int) -> int | None:
     return round(Decimal(part) / whole) if whole else None
 
 
-_NAMES: dict[By, Callable[[Rollup], tuple[str, ...]]] = {
-    By.MODEL: lambda rollup: (rollup.model or UNNAMED,),
-    By.PROJECT: lambda rollup: (rollup.project,),
-    By.PROVIDER: lambda rollup: (rollup.provider or UNNAMED,),
-    By.DAY: lambda rollup: (rollup.day,),
-    By.TAG: lambda rollup: rollup.tags or (UNTAGGED,),
+_NAMES: dict[By, Callable[[Group], tuple[str, ...]]] = {
+    By.MODEL: lambda group: (group.model or UNNAMED,),
+    By.PROJECT: lambda group: (group.project,),
+    By.BATCH: lambda group: (group.batch,),
+    By.PROVIDER: lambda group: (group.provider or UNNAMED,),
+    By.DAY: lambda _: (),
+    By.TAG: lambda group: group.tags or (UNTAGGED,),
 }

@@ -81,30 +81,48 @@ class Unusable(msgspec.Struct):
 
 
 class UsageBook:
-    """Takes records in, one by one, in bounded memory.
+    """Takes records in, one by one, oldest first, in bounded memory but for suspects; `settle` when there are no more.
 
     `prices` are all that will be put on the usage; `name_of` tells under which model a call counts, by what was asked
-    and what served it.
+    and what served it. Of calls from `until_ms` on nothing counts; what corrects earlier ones may come later.
     """
 
-    def __init__(self, prices: Iterable[Price], name_of: Callable[[str, str | None], str]) -> None:
+    def __init__(
+        self, prices: Iterable[Price], name_of: Callable[[str, str | None], str], until_ms: int | None = None
+    ) -> None:
         overrides = [override for price in prices for override in price.overrides]
         self._steps = sorted({each.min_prompt_tokens for each in overrides if each.min_prompt_tokens is not None})
         self._times = sorted({time for each in overrides for time in (each.start, each.end) if time is not None})
         self._name_of = name_of
         self._names: dict[tuple[str, str | None], str] = {}
+        self._until = until_ms
+        self._unsure: dict[str, UsageRecord] = {}  # by hold, what is known by now of calls that were suspect
         self.models: dict[str, ModelUsage] = {}
         self.unusable = Unusable()
 
     def add(self, record: UsageRecord) -> None:
-        """Take one record in.
+        """Take one record in. What corrects a suspect takes its place, at the time of the call."""
+        early = self._until is None or record.at < self._until
+        if record.source in (Source.TOLD, Source.COMPUTED):
+            if early:
+                self._count(record)
+        elif before := self._unsure.get(record.hold):
+            self._unsure[record.hold] = msgspec.structs.replace(record, at=before.at)
+        elif record.source is Source.SUSPECT and early:
+            self._unsure[record.hold] = record
 
-        Left out are suspects and what corrects them, failures that were billed, and calls without tokens: another
-        model might not have failed.
-        """
-        told = record.source in (Source.TOLD, Source.COMPUTED)
-        if not told or record.outcome != _ANSWERED or not (record.prompt_tokens or record.completion_tokens):
-            self._leave_out(record)
+    def settle(self) -> None:
+        """Count what was suspect as what it was reconciled to."""
+        for record in self._unsure.values():
+            self._count(record)
+        self._unsure.clear()
+
+    def _count(self, record: UsageRecord) -> None:
+        """Left out are suspects, failures that were billed, and calls without tokens: another might not have failed."""
+        tokens = record.prompt_tokens or record.completion_tokens
+        if record.source is Source.SUSPECT or record.outcome != _ANSWERED or not tokens:
+            self.unusable.requests += 1
+            self.unusable.paid += record.cost
             return
         asked = record.model, record.served
         model = self._names.get(asked)
@@ -133,12 +151,6 @@ class UsageBook:
             hours, minutes = divmod(record.at // _MINUTE_MS % _MINUTES, 60)
             span = bisect_right(self._times, hours * 100 + minutes)
         return record.at // _DAY_MS, bisect_left(self._steps, record.prompt_tokens), span
-
-    def _leave_out(self, record: UsageRecord) -> None:
-        if record.source is Source.RECONCILED:
-            return  # its call was counted when it became suspect
-        self.unusable.requests += 1
-        self.unusable.paid += record.cost
 
 
 def cost_of(price: Price, cells: Iterable[Cell], *, all_cached: bool = False) -> Decimal | None:

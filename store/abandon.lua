@@ -1,13 +1,13 @@
 -- Move holds of an owner that fell silent to the suspects: nobody knows what became of these calls, so their money
 -- stays reserved until somebody does. What they took of rates stays taken; their places in the air are free again.
 -- KEYS  1 owners  2 holds of the owner  3 model  4 suspects  then a window of each budget, then each limit, then books,
---       usage and the roll-up of today
+--       usage and the roll-ups of today (see usage.lua)
 -- ARGV  1 owner  2 number of the rules  3 budgets  4 limits (counts)  5 model's name  6 today (days since 1970)
 --       then of each hold: id, its story (see usage.lua)
 -- Returns how many were moved; -1 when the owner lives, -2 when today is another day: then nothing is touched. Without
 -- holds, it forgets the owner.
 local owners, holds, model, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local books, usage, rollup = KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+local books, usage, rollups = KEYS[#KEYS - 3], KEYS[#KEYS - 2], { KEYS[#KEYS - 1], KEYS[#KEYS] }
 local owner, rules, budget_count, limit_count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -31,7 +31,7 @@ for i = 7, #ARGV, 2 do
         amount = bound, batch = batch or '', index = tonumber(index or 0), model = ARGV[5],
         generation = redis.call('HGET', holds, 'g' .. id) or '', at = now, budgets = windows, story = story,
       }))
-      tell(usage, books, rollup, now, cjson.decode(story), '?', tonumber(bound), 'suspect')
+      tell(usage, books, rollups, now, cjson.decode(story), SUSPECT, tonumber(bound), 'suspect')
     end
     redis.call('HDEL', holds, id, 'g' .. id)
     moved, amount = moved + 1, amount + tonumber(bound)

@@ -3,10 +3,10 @@
 due ──the mark of its identity is set, which only one can──► in the stream ──► acknowledged by somebody
                                                               └─► one delivery for each webhook (`deliveries`)
 
-The stream is for whoever prefers push, too: XREAD on `keys.alerts`, an entry an alert.
+The stream is for whoever prefers push, too: `follow`, or XREAD on `keys.alerts`, an entry an alert.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -17,11 +17,14 @@ from batchmill.spend.alerts import Alert, Due
 from batchmill.store import keys
 from batchmill.store.audit import Entry, note
 from batchmill.store.clock import now_ms
+from batchmill.store.connection import OUTAGE
 from batchmill.store.errors import StoreError
 from batchmill.store.scripts import Script
 
 _raise = Script("alert")
 
+_BLOCK_MS = 1_000
+_BEGIN = "0-0"
 _KEPT = 1_000
 _DAY_MS = 86_400_000
 _NO_END_MS = 400 * _DAY_MS  # of a mark whose period has no end, after the last look at which it held
@@ -119,6 +122,25 @@ async def listed(redis: Redis, upstream: str, *, everything: bool = False, most:
         entries, acknowledged = await pipe.execute()
     found = [_read(entry, fields, acknowledged.get(entry)) for entry, fields in entries]
     return [one for one in found if everything or one.acknowledged is None][:most]
+
+
+async def last_id(redis: Redis, upstream: str) -> str:
+    """Return the id of the newest alert, from which `follow` goes on."""
+    found = await redis.execute_command("XREVRANGE", keys.alerts(upstream), "+", "-", "COUNT", 1)
+    return found[0][0].decode() if found else _BEGIN
+
+
+async def follow(redis: Redis, upstream: str, after: str) -> AsyncIterator[Raised]:
+    """Yield alerts as they are raised, from an id on, over outages of the server, and without end."""
+    while True:
+        try:
+            told = await redis.execute_command("XREAD", "BLOCK", _BLOCK_MS, "STREAMS", keys.alerts(upstream), after)
+        except OUTAGE:
+            continue
+        for _, entries in told or ():
+            for entry, fields in entries:
+                yield _read(entry, fields, None)
+                after = entry.decode()
 
 
 async def one(redis: Redis, upstream: str, alert_id: str) -> Raised | None:

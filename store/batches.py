@@ -188,6 +188,16 @@ async def open_shards(redis: Redis, batch_id: str) -> list[Shard]:
     return [msgspec.msgpack.decode(value, type=Shard) for value in entries.values()]
 
 
+async def line_names(redis: Redis, shard: Shard) -> dict[int, tuple[str, str]]:
+    """Return the custom_id of each line of a shard, by index, and what it asked for; none when the shard is gone."""
+    payload = await redis.execute_command("GET", keys.shard(shard.reference))
+    if payload is None:
+        return {}
+    stored = _decode_payload(payload)
+    asked = shard.model if stored.terms.route is None else stored.terms.route.asked
+    return {line.index: (line.custom_id, asked) for line in stored.lines}
+
+
 async def load(redis: Redis, reference: str, first: int, last: int) -> ShardWork | None:
     """Return what is left to do of a shard, in one round trip (two after a give-back); None when it is gone."""
     batch_id = keys.batch_of(reference)

@@ -367,10 +367,17 @@ def usage_turn(upstream: str) -> str:
 
 
 def rollup(upstream: str, day: str) -> str:
-    """Hash: a JSON array (project, model, provider, tags) and a letter -> what came together on one UTC day
-    (YYYY-MM-DD). Expires in ten years; maintenance drops it after `spend.rollup_days`. Written where money is booked.
+    """Hash: JSON of a group (`spend.ledger.Group`) -> eight sums of its calls on one UTC day (YYYY-MM-DD). Expires in
+    ten years; maintenance drops it after `spend.rollup_days`. Written where money is booked.
     """
-    return f"{_gate(upstream)}rollup:{day}"
+    return f"{_gate(upstream)}sums:{day}"
+
+
+def batch_rollup(upstream: str, day: str) -> str:
+    """Hash: the same by project and batch, apart, for there may be thousands that no other report has to read. Expires
+    and is dropped like `rollup`, and written in the same step.
+    """
+    return f"{_gate(upstream)}batch_sums:{day}"
 
 
 def user_key(upstream: str) -> str:

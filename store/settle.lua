@@ -1,14 +1,14 @@
 -- Settle holds of one owner that were taken under the same rules: what was held becomes what was spent, once.
 -- KEYS  1 books  2 holds of the owner  3 model  4 suspects  5 closed  then a window of each budget, then each limit,
---       then usage and the roll-up of each day that is named
+--       then usage and the two roll-ups (see usage.lua) of each day that is named
 -- ARGV  1 number of this call, which grows, a space, its place among the calls of that number  2 budgets
 --       3 limits (counts)  4 model's name
 --       5 breaker: length of its window (ms)  6 fewest calls  7 share of failures (thousandths)  8 share of slow calls
 --       (thousandths, '' = none)  9 first open time (ms)  10 longest  11 probes  12 a number from 0 to 1, for jitter
 --       13 days of the roll-ups (since 1970, with spaces between)  14 chunk of usage records ('' = none)  15 how many
---       they are  16 how many changes of today's roll-up go with them
+--       they are  16 how many changes of today's roll-ups go with them
 --       then of each limit: tokens a minute, their capacity ('' = none)
---       then of each change: field, by how much
+--       then of each change: 1 (by group) or 2 (by batch), field, by how much (eight sums)
 --       then of each hold: id, bound, cost ('' = unknown: it becomes suspect), tokens used ('' = unknown), outcome
 --       (s = answered, f = the provider failed, n = says nothing about the provider), slow ('1' or ''), generation id,
 --       its story, see usage.lua ('' = there is none, or it is in the chunk)
@@ -35,9 +35,10 @@ local change_count, usage, rollups = tonumber(ARGV[16]), KEYS[6 + budget_count +
 local today, named = day_of(now), 0
 for day in string.gmatch(ARGV[13], '%d+') do
   named = named + 1
-  rollups[tonumber(day)] = KEYS[6 + budget_count + limit_count + named]
+  local first = 5 + budget_count + limit_count + 2 * named
+  rollups[tonumber(day)] = { KEYS[first], KEYS[first + 1] }
 end
-local at, ids = 17 + 2 * limit_count + 2 * change_count, {}
+local at, ids = 17 + 2 * limit_count + 3 * change_count, {}
 for i = at, #ARGV, 8 do ids[#ids + 1] = ARGV[i] end
 local held = redis.call('HMGET', holds, unpack(ids))
 local needed, strange = { -1, 0, today }, not rollups[today]
@@ -87,17 +88,17 @@ local function new_story(text) return text ~= '' and cjson.decode(text) or nil e
 local function known_story(known) return known.story and cjson.decode(known.story) or nil end
 
 -- A call that costs what is known now; `old` is the story of what was told before, if it was.
-local function settle_story(text, cost, known, letter, amount)
+local function settle_story(text, cost, known, kind, amount)
   local old, new = known and known_story(known), new_story(text)
   if old then
-    correct(usage, books, rollups[day_of(known.at)], now, old, letter, amount, new, '$', cost, 'reconciled')
+    correct(usage, books, rollups[day_of(known.at)], now, old, kind, amount, new, COST, cost, 'reconciled')
   elseif new then
-    tell(usage, books, rollups[today], now, new, '$', cost, new.source)
+    tell(usage, books, rollups[today], now, new, COST, cost, new.source)
   end
 end
 
 local function suspect(id, amount, generation, text)
-  if text ~= '' then tell(usage, books, rollups[today], now, new_story(text), '?', amount, 'suspect') end
+  if text ~= '' then tell(usage, books, rollups[today], now, new_story(text), SUSPECT, amount, 'suspect') end
   if amount == 0 then return end
   local windows = {}
   for i = 1, budget_count do windows[i] = KEYS[5 + i] end
@@ -113,7 +114,8 @@ end
 local function name_suspect(id, known, generation, text)
   local old, amount = known_story(known), tonumber(known.amount)
   if old and text ~= '' then
-    correct(usage, books, rollups[day_of(known.at)], now, old, '?', amount, new_story(text), '?', amount, 'suspect')
+    local new = new_story(text)
+    correct(usage, books, rollups[day_of(known.at)], now, old, SUSPECT, amount, new, SUSPECT, amount, 'suspect')
     known.story = text
   elseif known.generation ~= '' or generation == '' then
     return
@@ -160,7 +162,7 @@ for i = at, #ARGV, 8 do
       local amount = tonumber(suspected.amount)
       sums.suspect = sums.suspect - amount
       book(cost, amount)
-      settle_story(story, cost, suspected, '?', amount)
+      settle_story(story, cost, suspected, SUSPECT, amount)
       redis.call('HDEL', suspects, id)
     else
       local spent, debt = known and known.spent or 0, known and known.debt or 0
@@ -168,7 +170,7 @@ for i = at, #ARGV, 8 do
       local from_debt = math.max(more, -debt)
       sums.debt = sums.debt + from_debt
       sums.spent = sums.spent + more - from_debt
-      settle_story(story, cost, known, '$', spent + debt)
+      settle_story(story, cost, known, COST, spent + debt)
       redis.call('HDEL', closed, id)
     end
   elseif suspected then
@@ -183,8 +185,10 @@ end
 
 if ARGV[14] ~= '' then
   write_usage(usage, books, now, ARGV[15], 'm', ARGV[14])
-  for i = at - 2 * change_count, at - 1, 2 do redis.call('HINCRBY', rollups[today], ARGV[i], ARGV[i + 1]) end
-  keep_rollup(rollups[today])
+  for i = at - 3 * change_count, at - 1, 3 do
+    add(rollups[today][tonumber(ARGV[i])], ARGV[i + 1], sums_of(ARGV[i + 2]))
+  end
+  keep(rollups[today])
 end
 table.sort(stamps)
 if #gone > 0 then redis.call('HDEL', holds, unpack(gone)) end

@@ -117,7 +117,7 @@ def _call(
         keys.closed(upstream),
         *rules.keys,
         keys.usage(upstream),
-        *(keys.rollup(upstream, ledger.name_of(day)) for day in days),
+        *(name for day in days for name in ledger.rollup_keys(upstream, day)),
     ]
     together = [] if each else [_told(one) for one in settling.settlements if one.cost is not None and one.record]
     changes = ledger.changes(together)
@@ -130,12 +130,13 @@ def _call(
         " ".join(map(str, days)),
         ledger.chunk(together) if together else "",
         len(together),
-        len(changes) // 2,
+        len(changes),
     ]
     for rule in rules.limits:
         limit = rule.limit
         arguments += ("", "") if limit.tokens_per_minute is None else (limit.tokens_per_minute, limit.token_capacity)
-    arguments += changes
+    for change in changes:
+        arguments += change
     for one in settling.settlements:
         alone = one.record is not None and (each or one.cost is None)
         arguments += (

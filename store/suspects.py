@@ -5,6 +5,7 @@ owner silent ──► abandon ──► suspect ──late settlement──► 
                                └── release (an operator's word) ──► free
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -12,9 +13,11 @@ from redis.asyncio import Redis
 
 from batchmill.spend.ledger import Source, UsageRecord
 from batchmill.store import audit, keys, ledger
+from batchmill.store.batches import line_names, open_shards
 from batchmill.store.clock import now_ms
 from batchmill.store.model import Terms
 from batchmill.store.scripts import Argument, Script
+from batchmill.store.staging import Shard
 
 _abandon = Script("abandon", "usage")
 _close = Script("close", "usage")
@@ -67,8 +70,8 @@ def _suspect(hold: str, value: bytes) -> Suspect:
 async def close(redis: Redis, upstream: str, suspect: Suspect, cost: int) -> bool:
     """Book what a suspect really cost (nano-dollars); False when somebody else closed or settled it first."""
     day = suspect.at // ledger.DAY_MS
-    rollup = keys.rollup(upstream, ledger.name_of(day))
-    names = [keys.suspects(upstream), keys.closed(upstream), keys.usage(upstream), rollup, keys.books(upstream)]
+    names = [keys.suspects(upstream), keys.closed(upstream), keys.usage(upstream)]
+    names += [*ledger.rollup_keys(upstream, day), keys.books(upstream)]
     return bool(await _close(redis, [*names, *suspect.budgets], [suspect.hold, cost, day]))
 
 
@@ -120,30 +123,40 @@ async def abandon(redis: Redis, upstream: str, owner: str) -> int:
 
 
 class _Stories:
-    """What the ledger is told of calls whose owner can't tell any more: whose they were, as their batches know."""
+    """What the ledger is told of calls whose owner can't tell any more: whose they were, as their batches know.
+
+    A hold names batch and line only. What the line is called stands in its shard, which is there unless others have
+    finished it meanwhile; then nobody is asked any further, and the `custom_id` stays empty.
+    """
 
     def __init__(self, redis: Redis, holds: Mapping[bytes, bytes]) -> None:
         self._redis = redis
         self._holds = holds
         self._owners: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._lanes: dict[str, list[list[Shard]]] = {}
+        self._named: dict[str, dict[int, tuple[str, str]]] = {}
 
     async def of(self, name: bytes, model: str) -> bytes:
         """Return the story of a hold."""
         hold = name.decode()
         batch_id, _, rest = hold.partition(".")
-        index = rest.partition(".")[0]
+        number = rest.partition(".")[0]
+        index = int(number) if number.isdigit() else 0
         if batch_id not in self._owners:
             told = await self._redis.execute_command("HMGET", keys.batch(batch_id), "project", "tags")
             project, tags = told[0], _decode_tags(told[1] or b"[]")
             self._owners[batch_id] = project.decode() if project else _PROJECT, tags
         project, tags = self._owners[batch_id]
+        custom_id, asked = await self._line(batch_id, index)
         generation = self._holds.get(b"g" + name)
         record = UsageRecord(
             at=0,
             hold=hold,
             project=project,
             batch=batch_id,
-            index=int(index) if index.isdigit() else 0,
+            index=index,
+            custom_id=custom_id,
+            asked=asked,
             model=model,
             generation=generation.decode() if generation else None,
             outcome="abandoned",
@@ -151,6 +164,27 @@ class _Stories:
             tags=tags,
         )
         return ledger.story(record)
+
+    async def _line(self, batch_id: str, index: int) -> tuple[str, str]:
+        """Return a line's custom_id and what it asked for; a shard is read once for all its lines."""
+        if batch_id not in self._lanes:
+            lanes: dict[str, list[Shard]] = {}
+            for shard in sorted(await open_shards(self._redis, batch_id), key=_first):
+                lanes.setdefault(shard.model, []).append(shard)
+            self._lanes[batch_id] = list(lanes.values())
+        for shards in self._lanes[batch_id]:  # lines of several lanes may lie between each other
+            place = bisect_right(shards, index, key=_first) - 1
+            if place >= 0 and index <= shards[place].last:
+                shard = shards[place]
+                if shard.reference not in self._named:
+                    self._named[shard.reference] = await line_names(self._redis, shard)
+                if found := self._named[shard.reference].get(index):
+                    return found
+        return "", ""
+
+
+def _first(shard: Shard) -> int:
+    return shard.first
 
 
 async def _abandon_some(
@@ -162,7 +196,7 @@ async def _abandon_some(
     done = _OTHER_DAY
     while done == _OTHER_DAY:  # at midnight, once
         day = await now_ms(redis) // ledger.DAY_MS
-        ends = [keys.books(upstream), keys.usage(upstream), keys.rollup(upstream, ledger.name_of(day))]
+        ends = [keys.books(upstream), keys.usage(upstream), *ledger.rollup_keys(upstream, day)]
         arguments: list[Argument] = [owner, number, budgets, len(names) - budgets, model, day, *holds]
         done = int(await _abandon(redis, [*places, *names, *ends], arguments))
     return done

@@ -1,14 +1,14 @@
 """A history of calls as the ledger tells it: records as they were written, and the roll-ups that belong to them."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
-from batchmill.spend.ledger import Rollup, Source, UsageRecord
-from batchmill.spend.reports import COUNTED
+from batchmill.spend.ledger import Day, Group, Source, Sums, UsageRecord
+from batchmill.spend.reports import By, Report, Row, Tally
 from batchmill.store import ledger
 
 DAY_MS = 86_400_000
@@ -69,27 +69,38 @@ def day_of(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()
 
 
-def rolled(records: list[UsageRecord]) -> list[Rollup]:
+def rolled(records: list[UsageRecord], *, by_batch: bool = False) -> list[Day]:
     """Return the roll-ups: of every call what was said of it last, on the day when it was first told."""
     first: dict[str, str] = {}
     last: dict[str, UsageRecord] = {}
     for one in records:
         first.setdefault(one.hold, day_of(one.at))
         last[one.hold] = one
-    return [
-        Rollup(
-            day=first[hold], project=one.project, model=one.model, provider=one.provider or "", tags=one.tags,
-            requests=1, answered=int(one.outcome == "ok"), prompt_tokens=one.prompt_tokens,
-            cached_tokens=one.cached_tokens, completion_tokens=one.completion_tokens,
-            reasoning_tokens=one.reasoning_tokens, cost=0 if one.source is Source.SUSPECT else one.cost,
-            suspect=one.cost if one.source is Source.SUSPECT else 0,
-        )
-        for hold, one in last.items()
-    ]  # fmt: skip
+    days: dict[str, list[tuple[Group, Sums]]] = {}
+    for hold, one in last.items():
+        of_batch = Group(one.project, batch=one.batch)
+        group = of_batch if by_batch else Group(one.project, one.model, one.provider or "", one.tags)
+        days.setdefault(first[hold], []).append((group, sums_of(one)))
+    return [Day(*day) for day in sorted(days.items())]
 
 
-def counts(row: object) -> tuple[int, ...]:
-    return tuple(getattr(row, name) for name in COUNTED)
+def sums_of(one: UsageRecord) -> Sums:
+    known = one.source is not Source.SUSPECT
+    return (
+        1, int(one.outcome == "ok"), one.prompt_tokens, one.cached_tokens, one.completion_tokens, one.reasoning_tokens,
+        one.cost if known else 0, 0 if known else one.cost,
+    )  # fmt: skip
+
+
+def report_of(days: Iterable[Day], by: By, project: str | None = None) -> Report:
+    tally = Tally(by, project)
+    for day in days:
+        tally.take(day)
+    return tally.report()
+
+
+def counts(row: Row) -> Sums:
+    return msgspec.structs.astuple(row)[1:]
 
 
 def told_by_the_ledger(patch: pytest.MonkeyPatch, records: list[UsageRecord]) -> None:
@@ -102,8 +113,12 @@ def told_by_the_ledger(patch: pytest.MonkeyPatch, records: list[UsageRecord]) ->
             if since_ms <= one.at and (until_ms is None or one.at < until_ms) and project in (None, one.project):
                 yield one
 
-    async def read_rollups(redis: object, upstream: str, first_day: str, last_day: str) -> list[Rollup]:
-        return [one for one in rolled(records) if first_day <= one.day <= last_day]
+    async def read_days(
+        redis: object, upstream: str, first_day: str, last_day: str, *, by_batch: bool = False
+    ) -> AsyncIterator[Day]:
+        for day in rolled(records, by_batch=by_batch):
+            if first_day <= day.name <= last_day:
+                yield day
 
     patch.setattr(ledger, "records", read_records, raising=False)
-    patch.setattr(ledger, "rollups", read_rollups, raising=False)
+    patch.setattr(ledger, "days", read_days, raising=False)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import redis
 
 from .cli_helpers import Desk, desk, interrupt, shared_simulator, wait_until
 
@@ -53,6 +54,30 @@ def test_alerts_are_shown_acknowledged_and_kept(alerted: Desk) -> None:
     assert "alert.acknowledged" in alerted.run("audit").out
 
 
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_a_follower_is_told_of_what_is_raised_from_then_on(alerted: Desk, options: tuple[str, ...]) -> None:
+    (first,) = json.loads(alerted.run("alerts", "--json").out)
+    follower = alerted.start("alerts", "--follow", *options)
+    with redis.Redis.from_url(alerted.redis_url) as client:
+        wait_until(lambda: client.info("clients")["blocked_clients"] > 0, "the follower listens")
+    limit = json.loads(alerted.run("budgets", "--json").out)[0]["spent_usd"] / 0.97
+    assert alerted.run("budgets", "raise", "daily", f"{limit:.9f}").code == 0
+    _, other = alerted.write("last.jsonl", 2, marker="y")
+    (alerted.folder / "last.jsonl").write_text(json.dumps(other))
+    assert alerted.run("run", "last.jsonl").code == 0
+    wait_until(lambda: len(json.loads(alerted.run("alerts", "--json").out)) > 1, "it is raised")
+    new = json.loads(alerted.run("alerts", "--json").out)[:-1]
+    assert follower.stdout is not None
+    lines = [follower.stdout.readline() for _ in new]
+    told = interrupt(follower)
+    assert (told.code, told.out) == (130, "")
+    assert first["id"] not in "".join(lines)
+    if options:
+        assert [json.loads(line) for line in lines] == new[::-1]
+    else:
+        assert all(one["id"] in line and one["text"] in line for one, line in zip(new[::-1], lines, strict=True))
+
+
 def test_all_are_acknowledged_at_once(alerted: Desk) -> None:
     assert alerted.run("alerts", "ack", "--all").err == "acknowledged: 1\n"
     assert alerted.run("alerts", "ack", "--all").err == "acknowledged: 0\n"
@@ -61,6 +86,7 @@ def test_all_are_acknowledged_at_once(alerted: Desk) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("alerts", "--all", "--follow"), "say one of them"),
         (("alerts", "ack"), "name alerts, or say --all"),
         (("alerts", "ack", "1-0", "--all"), "name alerts, or say --all"),
         (("alerts", "ack", "1-0"), "no alert '1-0' here; `batchmill alerts --all` lists"),

@@ -123,6 +123,22 @@ def test_check_says_what_is_well_and_what_is_not(desk: Desk) -> None:
     assert "can't be reached" in bad.out
 
 
+def test_check_warns_of_a_webhook_that_can_not_be_signed(desk: Desk) -> None:
+    hook = '[[webhooks]]\nname = "ops"\nurl = "https://hooks.test/x"\nsecret_env = "HOOK_SECRET"\n'
+    (desk.folder / "batchmill.toml").write_text(hook)
+    desk.environ["BATCHMILL_CONFIG"] = "batchmill.toml"
+    for secret, level, words in (
+        ("", "warn", "ops: HOOK_SECRET is not set here"),
+        ("short", "warn", "ops: HOOK_SECRET holds no secret"),
+        ("whsec_" + "QUJD" * 8, "ok", "1, and their secrets are set here"),
+    ):
+        desk.environ["HOOK_SECRET"] = secret
+        told = desk.run("check", "--json")
+        (found,) = [check for check in json.loads(told.out)["checks"] if check["name"] == "webhooks"]
+        assert (told.code, found["level"]) == (0, level)
+        assert words in found["message"]
+
+
 def test_settings_that_are_wrong_are_said_in_one_line(desk: Desk) -> None:
     (desk.folder / "batchmill.toml").write_text("[worker]\nconcurency = 5\n")
     desk.write("prompts.jsonl", 1)

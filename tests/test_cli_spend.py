@@ -74,15 +74,11 @@ def test_one_project_s_spend(desk: Desk) -> None:
     assert "nothing was spent for web" in desk.run("spend", *DAYS, "--project", "web").out
 
 
-def test_batches_whose_records_are_gone_are_not_forgotten_in_silence(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from batchmill.store import ledger
-
-    rollups = ledger.rollups  # type: ignore[attr-defined, unused-ignore]
-    told_by_the_ledger(monkeypatch, RECORDS[1:])
-    monkeypatch.setattr(ledger, "rollups", rollups, raising=False)
-    assert "$1.5000 more was spent" in desk.run("spend", *DAYS, "--by", "batch").err
+def test_a_long_table_says_what_it_leaves_out(desk: Desk) -> None:
+    shown = desk.run("spend", *DAYS, "--by", "batch", "-n", "1")
+    assert [line.split()[0] for line in shown.out.splitlines()[:3]] == ["batch", "batch_1", "total"]
+    assert "$2.0000" in shown.out
+    assert shown.err == "1 more rows of $0.5000: -n 2 shows them, or --csv\n"
 
 
 @pytest.mark.parametrize(

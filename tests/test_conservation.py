@@ -66,6 +66,10 @@ async def check(at: Scene, costs: Counter[str]) -> None:
         by_batch[record.batch] += record.cost
     assert {record.source for record in records} == {Source.TOLD}
     assert by_batch == costs
+    rolled: Counter[str] = Counter()
+    async for day in ledger.days(redis, upstream, first, last, by_batch=True):
+        rolled.update({group.batch: cost for group, (*_, cost, _) in day.sums})
+    assert rolled == costs
     assert costs.total() == sum(one.cost for one in rollups) == all_of_it.spent + all_of_it.debt == billed
     assert (all_of_it.suspect, sum(one.suspect for one in rollups)) == (0, 0)
     assert len(records) == sum(one.requests for one in rollups)

@@ -164,13 +164,15 @@ async def check_ledger(at: Scene, results: dict[str, Result]) -> None:
     redis, upstream = at.store.redis, at.settings.upstream_name
     last = {record.hold: record async for record in ledger.records(redis, upstream)}.values()
     known = [record for record in last if record.source is not Source.SUSPECT]
-    day = ledger.day_of(min(record.at for record in last))
-    rollups = await ledger.rollups(redis, upstream, day, ledger.day_of(max(record.at for record in last)))
+    day, last_day = (ledger.day_of(pick(record.at for record in last)) for pick in (min, max))
+    rollups = await ledger.rollups(redis, upstream, day, last_day)
     sums = await books(at)
     assert sum(record.cost for record in known) == sum(one.cost for one in rollups) == sums["spent"] + sums["debt"]
     unknown = sum(record.cost for record in last if record.source is Source.SUSPECT)
     assert unknown == sum(one.suspect for one in rollups) == sums["suspect"]
     assert len(last) == sum(one.requests for one in rollups)
+    batches = [sums async for one in ledger.days(redis, upstream, day, last_day, by_batch=True) for _, sums in one.sums]
+    assert [sum(each) for each in zip(*batches, strict=True)][-2:] == [sum(one.cost for one in known), unknown]
     costs = Counter[str]()
     for record in known:
         if record.outcome == ledger.OK:

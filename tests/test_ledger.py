@@ -1,7 +1,8 @@
 """The ledger: records, roll-ups and budgets always tell the same sum, whatever happened in between."""
 
 import asyncio
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import fakeredis
 import msgspec
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from batchmill.config.windows import WindowKind
-from batchmill.spend.ledger import Rollup, Source, UsageRecord
-from batchmill.store import ledger, settlement, suspects
+from batchmill.spend.ledger import Group, Rollup, Source, UsageRecord
+from batchmill.store import keys, ledger, settlement, suspects
+from batchmill.store.model import Line, Terms
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Outcome, Settlement, Settling
+from batchmill.store.staging import Shard, ShardPayload
 
 from .gate_helpers import (
     DAY,
@@ -60,6 +63,11 @@ async def all_rollups(redis: Redis) -> list[Rollup]:
     return await ledger.rollups(redis, UPSTREAM, "2099-12-31", "2100-02-01")
 
 
+async def by_batch(redis: Redis) -> list[tuple[str, Group, tuple[int, ...]]]:
+    days = ledger.days(redis, UPSTREAM, "2099-12-31", "2100-02-01", by_batch=True)
+    return [(day.name, *one) async for day in days for one in day.sums]
+
+
 def as_reconciled(records: Iterable[UsageRecord]) -> list[UsageRecord]:
     """Return the last word about each call."""
     return list({record.hold: record for record in records}.values())
@@ -78,6 +86,22 @@ async def check(redis: Redis, rules: Rules) -> None:
     assert sum(record.outcome == "ok" for record in last) == sum(rollup.answered for rollup in rollups)
     for field in ("prompt_tokens", "completion_tokens"):
         assert sum(getattr(one, field) for one in last) == sum(getattr(one, field) for one in rollups)
+    await check_batches(redis, last, rollups)
+
+
+async def check_batches(redis: Redis, last: Sequence[UsageRecord], rollups: Sequence[Rollup]) -> None:
+    """The roll-ups by batch tell what the others do, day by day, and the records batch by batch."""
+    per_day: Counter[tuple[str, int]] = Counter()
+    for one in rollups:
+        per_day.update({(one.day, place): count for place, count in enumerate(msgspec.structs.astuple(one)[5:])})
+    per_batch: Counter[Group] = Counter()
+    for record in last:
+        per_batch[Group(record.project, batch=record.batch)] += record.cost
+    for day, group, counts in await by_batch(redis):
+        per_day.subtract({(day, place): count for place, count in enumerate(counts)})
+        per_batch[group] -= counts[-2] + counts[-1]
+    assert not any(per_day.values())
+    assert not any(per_batch.values())
 
 
 async def settle(worker: Worker, *ends: Settlement, rules: Rules) -> None:
@@ -110,6 +134,7 @@ async def test_calls_settled_together_are_one_entry_and_few_counters(redis: Redi
             cost=12,
         )
     ]
+    assert await by_batch(redis) == [(TODAY, Group("p", batch="batch_1"), (3, 3, 30, 0, 9, 0, 12, 0))]
 
 
 async def test_a_repeated_settling_tells_nothing_twice(redis: Redis, worker: Worker) -> None:
@@ -133,6 +158,30 @@ async def test_an_unknown_cost_is_suspect_and_a_lookup_corrects_it_in_its_own_da
     assert (last.hold, last.cost, last.source, last.at) == (held.hold, 13, Source.RECONCILED, NOON + DAY)
     assert [(one.day, one.cost, one.suspect) for one in await all_rollups(redis)] == [(TODAY, 13, 0), (TODAY, 4, 0)]
     await check(redis, held.rules)
+
+
+async def put_shard(redis: Redis, lane: str, named: dict[int, str]) -> None:
+    """Write an unfinished shard of batch_1, of these lines."""
+    reference, first, last = f"batch_1.{min(named)}.{len(named)}", min(named), max(named)
+    lines = tuple(Line(index, name, b"{}") for index, name in named.items())
+    entry = msgspec.msgpack.encode(Shard(reference, lane, first, last))
+    payload = msgspec.msgpack.encode(ShardPayload(Terms(), lines))
+    await redis.execute_command("HSET", keys.open_shards("batch_1"), reference, entry)
+    await redis.execute_command("EXPIRE", keys.open_shards("batch_1"), 60)
+    await redis.execute_command("SET", keys.shard(reference), payload, "EX", 60)
+
+
+async def test_a_call_that_nobody_tells_of_has_the_name_of_its_line_while_its_shard_is_there(
+    redis: Redis, worker: Worker
+) -> None:
+    held = [await worker.take(10) for _ in range(4)]
+    places = [int(one.hold.split(".")[1]) for one in held]
+    await put_shard(redis, "lane", {places[0]: "zero", places[3]: "three"})
+    await put_shard(redis, "other", {places[1]: "one"})  # between; that of the third was finished by others
+    await end_lease(redis, worker.name)
+    await suspects.abandon(redis, UPSTREAM, worker.name)
+    told = {one.hold: (one.custom_id, one.asked) for one in await all_records(redis)}
+    assert [told[one.hold] for one in held] == [("zero", "lane"), ("one", "other"), ("", ""), ("three", "lane")]
 
 
 async def test_what_a_silent_owner_held_is_suspect_in_the_name_of_its_batch(redis: Redis, worker: Worker) -> None:
@@ -193,6 +242,7 @@ async def test_records_are_kept_by_count_and_age_and_rollups_longer(redis: Redis
     assert sum(one.requests for one in await all_rollups(redis)) == 8
     await ledger.drop_rollups(redis, UPSTREAM, clock.now // ledger.DAY_MS, 2)
     assert [one.day for one in await all_rollups(redis)] == ["2100-01-03", "2100-01-04"]
+    assert [day for day, _, _ in await by_batch(redis)] == ["2100-01-03", "2100-01-04"]
 
 
 async def test_a_user_key_stays_what_it_was(redis: Redis) -> None:

@@ -13,7 +13,7 @@ from batchmill.openrouter.models import ModelFacts, Reasoning
 from batchmill.openrouter.money import to_nano
 from batchmill.openrouter.prices import Billable, cost
 from batchmill.spend.ledger import Source, UsageRecord
-from batchmill.spend.recommendations import Advice, Findings, Kind, Terms, best_of, priced, read, recommend
+from batchmill.spend.recommendations import Advice, Findings, Kind, Terms, best_of, book_for, priced, read, recommend
 from batchmill.spend.usage import cost_of
 
 from .shelf_helpers import facts, shelf
@@ -196,14 +196,33 @@ def test_caveats_tell_what_is_not_in_the_sum() -> None:
 def test_what_nobody_knows_is_left_out_and_counted() -> None:
     records = [
         call(),
-        call(source=Source.SUSPECT, cost=7),
-        call(source=Source.RECONCILED, cost=5),  # corrects the one before
+        call(0, 0, hold="lost", source=Source.SUSPECT, cost=7),
         call(outcome="provider_error", cost=3),
         call(0, 0, cost=2),
     ]
     findings = found(records, USED, CHEAP)
     assert (findings.unusable.requests, findings.unusable.paid) == (3, 12)
     assert findings.advice[0].total.requests == 1
+
+
+def test_a_call_that_was_suspect_counts_as_what_it_was_reconciled_to_on_its_own_day() -> None:
+    suspects = [call(0, 0, hold=hold, source=Source.SUSPECT, outcome="lost", cost=90) for hold in ("late", "looked up")]
+    corrections = [
+        call(0, 0, at=NOON + DAY, hold="looked up", source=Source.RECONCILED, outcome="lost", cost=5),  # no tokens told
+        call(at=NOON + DAY, hold="late", source=Source.RECONCILED, cost=60),
+        call(at=NOON + 2 * DAY, hold="late", source=Source.RECONCILED, cost=50),  # once more
+        call(at=NOON + DAY, hold="of days before", source=Source.RECONCILED),
+    ]
+    findings = found([call(), *suspects, *corrections], USED, CHEAP)
+    (advice,) = findings.advice
+    assert (findings.unusable.requests, findings.unusable.paid) == (1, 5)
+    assert (advice.total.requests, advice.total.prompt, advice.total.paid) == (2, 2000, 1_400_050)
+    assert list(advice.usage.days()) == [NOON // DAY]
+    book = book_for(shelf(USED), NOON + DAY)
+    for record in [*suspects, *corrections, call(at=NOON + DAY)]:
+        book.add(record)
+    book.settle()
+    assert [usage.total.paid for usage in book.models.values()] == [50]
 
 
 def test_a_model_outside_of_the_catalogue_is_named_and_a_router_counts_as_what_answered() -> None:

@@ -14,20 +14,13 @@ from hypothesis import strategies as st
 from batchmill.cli.errors import OutputError
 from batchmill.cli.spend_files import write_records
 from batchmill.cli.spend_views import plot
-from batchmill.spend.ledger import Rollup, Source, UsageRecord
+from batchmill.spend.ledger import Day, Group, UsageRecord
 from batchmill.spend.period import Period, period_of
-from batchmill.spend.reports import COUNTED, UNNAMED, UNTAGGED, BatchReport, By, Report, Row, report_of_rollups, trend
+from batchmill.spend.reports import UNNAMED, UNTAGGED, By, Row, Tally
 
-from .spend_helpers import DAY_MS, MODELS, START, counts, history, record, rolled
+from .spend_helpers import DAY_MS, START, counts, history, record, report_of, rolled
 
 NOON = START + 10 * DAY_MS + DAY_MS // 2  # of 2026-11-11
-
-
-def by_batch(records: list[UsageRecord], until_ms: int | None = None) -> Report:
-    rows = BatchReport(until_ms=until_ms)
-    for one in records:
-        rows.take(one)
-    return rows.report()
 
 
 @pytest.mark.parametrize(
@@ -58,65 +51,40 @@ def test_what_is_no_period_is_refused(since: str, until: str | None) -> None:
 
 
 def test_rows_go_by_cost_with_averages_and_shares() -> None:
-    rollups = [
-        Rollup(day="2026-11-01", project="p", model="a", requests=2, prompt_tokens=900, completion_tokens=100, cost=30),
-        Rollup(day="2026-11-02", project="p", model="b", requests=3, cost=60, suspect=7),
-        Rollup(day="2026-11-02", project="q", model="a", requests=1, cost=0),
+    days = [
+        Day("2026-11-01", [(Group("p", "a"), (2, 0, 900, 0, 100, 0, 30, 0))]),
+        Day("2026-11-02", [(Group("p", "b"), (3, 0, 0, 0, 0, 0, 60, 7)), (Group("q", "a"), (1, 0, 0, 0, 0, 0, 0, 0))]),
     ]
-    report = report_of_rollups(rollups, By.MODEL)
+    report = report_of(days, By.MODEL)
     assert [row.name for row in report.rows] == ["b", "a"]
     dear, cheap = report.rows
     assert (cheap.requests, cheap.tokens, cheap.cost_per_request, cheap.cost_per_1k_tokens) == (3, 1000, 10, 30)
     assert (dear.cost_per_1k_tokens, dear.suspect, dear.share_of(report.total)) == (None, 7, Decimal("0.6667"))
     assert (report.total.cost, report.total.suspect, report.total.requests) == (90, 7, 6)
-    assert [row.name for row in report_of_rollups(rollups, By.DAY).rows] == ["2026-11-01", "2026-11-02"]
-    assert report_of_rollups(rollups, By.PROVIDER).rows[0].name == UNNAMED
-    assert report_of_rollups(rollups, By.MODEL, project="q").total.requests == 1
+    assert [row.name for row in report_of(days, By.DAY).rows] == ["2026-11-01", "2026-11-02"]
+    assert report_of(days, By.PROVIDER).rows[0].name == UNNAMED
+    assert report_of(days, By.MODEL, project="q").total.requests == 1
     assert Row("nothing").share_of(Row("nothing")) is None
 
 
 def test_a_call_with_two_tags_is_in_two_rows_and_once_in_the_total() -> None:
-    rollups = [
-        Rollup(day="2026-11-01", project="p", model="a", tags=("x=1", "y=2"), cost=5),
-        Rollup(day="2026-11-01", project="p", model="a", cost=3),
-    ]
-    report = report_of_rollups(rollups, By.TAG)
+    tagged, plain = Group("p", "a", "", ("x=1", "y=2")), Group("p", "a")
+    report = report_of([Day("2026-11-01", [(tagged, (0,) * 6 + (5, 0)), (plain, (0,) * 6 + (3, 0))])], By.TAG)
     assert [(row.name, row.cost) for row in report.rows] == [("x=1", 5), ("y=2", 5), (UNTAGGED, 3)]
     assert report.total.cost == 8
-
-
-def test_roll_ups_know_no_batches() -> None:
-    with pytest.raises(ValueError, match="records"):
-        report_of_rollups([], By.BATCH)
-
-
-def test_a_correction_takes_the_place_of_its_suspect() -> None:
-    suspect = record(cost=100, source=Source.SUSPECT, outcome="lost")
-    billed = record(cost=40, source=Source.RECONCILED, outcome="ok", prompt_tokens=5)
-    free = record(cost=0, source=Source.RECONCILED, outcome="lost")
-    told = [(row.requests, row.answered, row.prompt_tokens, row.cost, row.suspect) for row in (
-        by_batch([suspect]).total, by_batch([suspect, billed]).total, by_batch([suspect, free, billed]).total,
-    )]  # fmt: skip
-    assert told == [(1, 0, 0, 0, 100), (1, 1, 5, 40, 0), (1, 1, 5, 40, 0)]
-
-
-def test_a_correction_counts_on_the_day_of_its_call() -> None:
-    suspect = record(cost=100, source=Source.SUSPECT)
-    late = record(day=3, cost=40, source=Source.RECONCILED)
-    until = START + DAY_MS
-    assert by_batch([suspect, late, record("h2", day=3, cost=9)], until_ms=until).total.cost == 40
-    assert by_batch([late], until_ms=until + 9 * DAY_MS).total == Row("total")  # its call was before the period
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**9), calls=st.integers(0, 60), days=st.integers(1, 12))
 def test_every_report_has_the_same_total(seed: int, calls: int, days: int) -> None:
     records = history(seed, calls)
-    until = START + days * DAY_MS
-    rollups = [one for one in rolled(records) if one.day in period_of("2026-11-01", None, until - 1).days]
-    total = by_batch(records, until_ms=until).total
-    for by in set(By) - {By.BATCH}:
-        report = report_of_rollups(rollups, by)
+    asked = period_of("2026-11-01", None, START + days * DAY_MS - 1).days
+    rollups, by_batch = (
+        [day for day in rolled(records, by_batch=batches) if day.name in asked] for batches in (False, True)
+    )
+    total = report_of(by_batch, By.BATCH).total
+    for by in By:
+        report = report_of(by_batch if by is By.BATCH else rollups, by)
         assert report.total == total
         if by is not By.TAG:
             assert tuple(map(sum, zip(*map(counts, report.rows), strict=True))) == (counts(total) if rollups else ())
@@ -165,9 +133,8 @@ async def test_duckdb_reckons_the_same_from_what_was_exported(suffix: str, tmp_p
     path = tmp_path / f"usage{suffix}"
     assert await write_records(path, each(records)) == len(records)
     assert os.listdir(tmp_path) == [path.name]
-    rollups = rolled(records)
     for by, (name, unnested) in NAMES.items():
-        report = by_batch(records) if by is By.BATCH else report_of_rollups(rollups, by)
+        report = report_of(rolled(records, by_batch=by is By.BATCH), by)
         query = FINAL.format(source=SOURCES[suffix].format(path), name=name, unnested=unnested)
         reckoned = {row[0]: row[1:] for row in duckdb.execute(query).fetchall()}
         ours = {
@@ -175,7 +142,6 @@ async def test_duckdb_reckons_the_same_from_what_was_exported(suffix: str, tmp_p
             for row in report.rows
         }
         assert reckoned == ours, by
-    assert COUNTED[-2:] == ("cost", "suspect")
 
 
 async def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
@@ -200,8 +166,9 @@ async def test_a_file_s_ending_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_trend_has_days_without_cost() -> None:
-    report = report_of_rollups([Rollup(day="2026-11-02", project="p", model=MODELS[0], cost=5)], By.DAY)
-    assert [(row.name, row.cost) for row in trend(report, ["2026-11-01", "2026-11-02"])] == [
+    tally = Tally(By.MODEL)
+    tally.take(Day("2026-11-02", [(Group("p", "a"), (0,) * 6 + (5, 0))]))
+    assert [(row.name, row.cost) for row in tally.trend(["2026-11-01", "2026-11-02"])] == [
         ("2026-11-01", 0), ("2026-11-02", 5),
     ]  # fmt: skip
 
