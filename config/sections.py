@@ -164,6 +164,7 @@ class ServiceSettings(Section, frozen=True):
     chat_timeout: PositiveFloat = 600.0  # a chat completion that nobody could begin is given up
     requests_per_minute: PositiveInt = 6000  # of one key, unless it says otherwise
     file_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30  # an uploaded file, unless the upload says otherwise
+    open_metrics: bool = False  # whether anybody who reaches us may read /metrics
 
 
 class StorageSettings(Section, frozen=True):

@@ -33,6 +33,7 @@ from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.heartbeat import Heartbeat
 from batchmill.workers.line import LineRun
 from batchmill.workers.maintenance import Maintenance
+from batchmill.workers.meter import Meter
 from batchmill.workers.outlook import Outlook
 from batchmill.workers.reasons import Reason
 from batchmill.workers.recorder import Recorder
@@ -76,6 +77,7 @@ class WorkerProcess:
         self._recorder = Recorder(self._redis, caller, retention=settings.results.retention_days * _DAY)
         self._gatekeeper = Gatekeeper(self._redis, caller)
         self._observer = Observer(self._redis, settings.upstream_name)
+        self._meter = Meter(self._redis, settings.upstream_name)
         self._outlook = Outlook(self._redis, settings.upstream_name)
         self._dispatcher = Dispatcher(
             self._send,
@@ -85,7 +87,7 @@ class WorkerProcess:
             concurrency=worker.concurrency,
             on_blocked=self._blocked,
             restraint=FleetRestraint(self._redis, settings.upstream_name),
-            observe=self._observer.saw,
+            observe=self._saw,
             outlook=self._outlook,
         )
         cache = settings.cache
@@ -103,9 +105,13 @@ class WorkerProcess:
             on_blocked=self._blocked,
         )
         self._dispatcher.on_landed = self._answers.landed
+        self._dispatcher.on_begun, self._dispatcher.on_refused = self._meter.begun, self._meter.refused
+        self._recorder.on_result, self._recorder.on_booking = self._meter.ended, self._meter.booked
         self._gatekeeper.sift = self._answers.sift
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
-        self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
+        self._heartbeat = Heartbeat(
+            self._redis, self._watch, self._dispatcher, self._gatekeeper, settings, meter=self._meter
+        )
         self._broadcaster = Broadcaster(self._redis, settings)
         self._maintenance = Maintenance(self._redis, self._upstream, settings, self.worker_id)
         self._archiver = Archiver(self._redis, settings)
@@ -211,6 +217,10 @@ class WorkerProcess:
             run.generation = generation
 
         return await self._upstream.complete(journey.payload(run), told)
+
+    def _saw(self, model: str, outcome: Outcome) -> None:
+        self._observer.saw(model, outcome)
+        self._meter.called(model, outcome)
 
     async def _note_generations(self) -> None:
         while True:
