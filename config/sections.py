@@ -144,6 +144,13 @@ class CacheSettings(Section, frozen=True):
     max_answer_bytes: PositiveInt = 256 * 1024
 
 
+class TracingSettings(Section, frozen=True):
+    """OpenTelemetry traces of lines, for who installed the extra `otel`. `sample`: which share of lines is told of."""
+
+    endpoint: str = ""  # URL of a collector that speaks OTLP over HTTP; "": no traces
+    sample: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+
+
 class LogSettings(Section, frozen=True):
     """How the processes speak to the operator."""
 

@@ -7,11 +7,10 @@ from redis.asyncio import Redis
 from batchmill.openrouter.outcomes import Answer, Outcome
 from batchmill.store import metrics
 from batchmill.store.gate import Why
+from batchmill.store.ids import born_ms
 from batchmill.store.metrics import Tally
 from batchmill.store.model import Result
 from batchmill.workers.line import LineRun
-
-_BIRTH = slice(6, 18)  # of a batch's id: the milliseconds of its birth, in hexadecimal
 
 
 class Meter:
@@ -26,7 +25,7 @@ class Meter:
         """Note that a line goes into the air; its first call ends its wait in the queue."""
         if run.attempts:
             return
-        waited = round(time.time() * 1000) - _born(run.shard.claim.batch_id)
+        waited = round(time.time() * 1000) - born_ms(run.shard.claim.batch_id)
         self._tally.observe(metrics.QUEUE_SECONDS, max(0, waited))
 
     def called(self, model: str, outcome: Outcome) -> None:
@@ -69,8 +68,3 @@ class Meter:
         except BaseException:
             self._tally.put_back(taken)
             raise
-
-
-def _born(batch_id: str) -> int:
-    """Return when a batch came to be (unix ms), as its id says."""
-    return int(batch_id[_BIRTH], 16)

@@ -24,6 +24,7 @@ from batchmill.store.answers import Answers
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
+from batchmill.store.model import Result
 from batchmill.workers import broadcast, journey
 from batchmill.workers.answers import AnswerDesk
 from batchmill.workers.archiver import Archiver
@@ -40,6 +41,7 @@ from batchmill.workers.recorder import Recorder
 from batchmill.workers.restraint import FleetRestraint
 from batchmill.workers.statistics import Observer
 from batchmill.workers.tasks import end
+from batchmill.workers.tracing import tracer_of
 from batchmill.workers.watch import LaneWatch
 
 log = structlog.get_logger()
@@ -78,6 +80,7 @@ class WorkerProcess:
         self._gatekeeper = Gatekeeper(self._redis, caller)
         self._observer = Observer(self._redis, settings.upstream_name)
         self._meter = Meter(self._redis, settings.upstream_name)
+        self._tracer = tracer_of(settings.tracing)
         self._outlook = Outlook(self._redis, settings.upstream_name)
         self._dispatcher = Dispatcher(
             self._send,
@@ -104,9 +107,9 @@ class WorkerProcess:
             lease=worker.lease,
             on_blocked=self._blocked,
         )
-        self._dispatcher.on_landed = self._answers.landed
+        self._dispatcher.on_landed = self._landed_call
         self._dispatcher.on_begun, self._dispatcher.on_refused = self._meter.begun, self._meter.refused
-        self._recorder.on_result, self._recorder.on_booking = self._meter.ended, self._meter.booked
+        self._recorder.on_result, self._recorder.on_booking = self._ended, self._meter.booked
         self._gatekeeper.sift = self._answers.sift
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
         self._heartbeat = Heartbeat(
@@ -204,6 +207,8 @@ class WorkerProcess:
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
             await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
         await self._observer.close(_LEAVE_TIMEOUT)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         await self._upstream.aclose()
         await self._redis.aclose()
         log.info("worker.down")
@@ -217,6 +222,16 @@ class WorkerProcess:
             run.generation = generation
 
         return await self._upstream.complete(journey.payload(run), told)
+
+    def _landed_call(self, run: LineRun, outcome: Outcome | None) -> None:
+        self._answers.landed(run, outcome)
+        if self._tracer is not None and outcome is not None:
+            self._tracer.called(run, outcome)
+
+    def _ended(self, batch_id: str, result: Result) -> None:
+        self._meter.ended(result)
+        if self._tracer is not None:
+            self._tracer.ended(batch_id, result)
 
     def _saw(self, model: str, outcome: Outcome) -> None:
         self._observer.saw(model, outcome)

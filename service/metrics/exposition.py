@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.asyncio import Redis
@@ -13,6 +19,7 @@ from batchmill.store.metrics import COST, FLEET, HTTP, HTTP_SECONDS, Kind, Serie
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a family more for each, which nobody declared
 _own = CollectorRegistry()
 _requests = Counter(HTTP.name, HTTP.says, HTTP.labels, registry=_own)
 _seconds = Histogram(

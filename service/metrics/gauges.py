@@ -13,10 +13,10 @@ from batchmill.openrouter.money import to_usd
 from batchmill.store import batches, epoch, gauges, keys, metrics
 from batchmill.store.clock import now_ms
 from batchmill.store.gauges import BudgetGauge, ModelGauge
+from batchmill.store.ids import born_ms
 from batchmill.store.metrics import Metric
 
 _LOOKED_AT = 500  # shards of a lane: beyond that its lines are reckoned from these
-_BIRTH = slice(6, 18)  # of a batch's id: the milliseconds of its birth, in hexadecimal
 _STATES = ("closed", "open", "half")
 _BATCH_WINDOW = "batch"  # a batch's own budget: too many to be labels
 _THOUSAND = 1000
@@ -106,7 +106,7 @@ def _depth(count: int, shards: Sequence[str], now: int) -> tuple[int, float]:
     if not shards:
         return 0, 0.0
     lines = sum(int(shard.rsplit(".", 1)[1]) for shard in shards)
-    born = min(int(keys.batch_of(shard)[_BIRTH], 16) for shard in shards)
+    born = min(born_ms(keys.batch_of(shard)) for shard in shards)
     return lines * count // len(shards), max(0, now - born) / _THOUSAND
 
 
