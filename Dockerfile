@@ -18,6 +18,7 @@ RUN /opt/batchmill/bin/pip install --no-cache-dir .
 FROM python:3.13-slim
 # 1000 is the first user of most Linux machines: files that are mounted from there can be read and written
 RUN useradd --uid 1000 --create-home batchmill
+RUN install -d -o batchmill /data
 COPY --from=build /opt/batchmill /opt/batchmill
 ENV PATH=/opt/batchmill/bin:$PATH PYTHONUNBUFFERED=1
 USER batchmill

@@ -144,6 +144,13 @@ class CacheSettings(Section, frozen=True):
     max_answer_bytes: PositiveInt = 256 * 1024
 
 
+class TracingSettings(Section, frozen=True):
+    """OpenTelemetry traces of lines, for who installed the extra `otel`. `sample`: which share of lines is told of."""
+
+    endpoint: str = ""  # URL of a collector that speaks OTLP over HTTP; "": no traces
+    sample: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+
+
 class LogSettings(Section, frozen=True):
     """How the processes speak to the operator."""
 
@@ -164,6 +171,7 @@ class ServiceSettings(Section, frozen=True):
     chat_timeout: PositiveFloat = 600.0  # a chat completion that nobody could begin is given up
     requests_per_minute: PositiveInt = 6000  # of one key, unless it says otherwise
     file_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30  # an uploaded file, unless the upload says otherwise
+    open_metrics: bool = False  # whether anybody who reaches us may read /metrics
 
 
 class StorageSettings(Section, frozen=True):

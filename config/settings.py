@@ -35,6 +35,7 @@ from batchmill.config.sections import (
     SpendSettings,
     StorageSettings,
     StreamSettings,
+    TracingSettings,
     UpstreamSettings,
     WorkerSettings,
 )
@@ -45,7 +46,8 @@ __all__ = [
     "OPENROUTER_URL", "VARIABLES", "AccountSettings", "ArchiveSettings", "CacheSettings", "CatalogueSettings",
     "HealthSettings", "InputSettings", "LogSettings", "PositiveFloat", "PositiveInt", "ResultSettings",
     "RetrySettings", "Secret", "ServiceSettings", "Settings", "SpendSettings", "StorageSettings", "StreamSettings",
-    "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load", "read_file", "variables",
+    "TracingSettings", "UpstreamSettings", "WorkerSettings", "config_path", "default_data_dir", "load", "read_file",
+    "variables",
 ]  # fmt: skip
 
 
@@ -67,6 +69,7 @@ class Settings(Section, frozen=True):
     storage: StorageSettings = StorageSettings()
     cache: CacheSettings = CacheSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     policy: Policy | None = None  # limits, budgets and the like, when the file has any of their tables
     redis_url: str | None = None
     data_dir: Path = Path("~/.local/share/batchmill")
@@ -89,12 +92,13 @@ class Settings(Section, frozen=True):
 # what a file may say: a key in a config file would sooner or later be committed, so there is none
 _FILE_SECTIONS = (
     "upstream", "catalogue", "health", "account", "stream", "retry", "worker", "input", "results", "spend",
-    "archive", "service", "storage", "cache", "log", "redis_url", "data_dir", *TABLES,
+    "archive", "service", "storage", "cache", "log", "tracing", "redis_url", "data_dir", *TABLES,
 )  # fmt: skip
 VARIABLES = {
     "BATCHMILL_BASE_URL": "upstream.base_url",
     "BATCHMILL_REDIS_URL": "redis_url",
     "BATCHMILL_DATA_DIR": "data_dir",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "tracing.endpoint",
 }
 """The environment's variables for settings, and which settings they win over; an empty one says nothing."""
 

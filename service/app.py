@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from batchmill.service import problems
+from batchmill.service import health, problems
 from batchmill.service.background import Task, running
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = ()
+OPERATIONS: tuple[Operation, ...] = (*health.OPERATIONS,)
 """Whatever the API can do, in the order of the document."""
 
 TASKS: tuple[Task, ...] = ()

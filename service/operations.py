@@ -73,6 +73,7 @@ class Operation:
     errors: tuple[int, ...] = ()
     operator: bool = False
     body_optional: bool = False
+    open: bool = False  # anybody may ask, without a key; or the handler looks at who asks itself
     extra: dict[str, Any] | None = None  # more of the OpenAPI operation, for what the types can't say
 
     @property

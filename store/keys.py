@@ -437,3 +437,10 @@ def _gate(upstream: str) -> str:
 
 def _answers(upstream: str) -> str:
     return f"{PREFIX}{{answers:{upstream_tag(upstream)}}}:"
+
+
+def counted(upstream: str) -> str:
+    """Hash: counters of the whole fleet for Prometheus, see `metrics.py`. Expires a month after the last heartbeat that
+    had anything to add. Written with heartbeats.
+    """
+    return f"{PREFIX}counted:{upstream_tag(upstream)}"

@@ -17,7 +17,7 @@ from batchmill.config.settings import Settings, load
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = Path(__file__).parent / "data" / "compose-spec.json"
-OURS = ("worker", "simulator")
+OURS = ("worker", "simulator", "gateway")
 
 Compose = dict[str, Any]
 
@@ -132,6 +132,7 @@ def test_our_services_share_one_image_and_run_our_command(compose: Compose) -> N
     assert [shlex.split(service["command"])[:2] for service in services] == [
         ["batchmill", "worker"],
         ["batchmill", "simulate"],
+        ["batchmill", "serve"],
     ]
 
 

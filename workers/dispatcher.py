@@ -72,6 +72,8 @@ class Dispatcher:
         self.on_hungry: Callable[[], None] = lambda: None  # set by the watch
         self.on_short: Callable[[str], None] = lambda _: None  # told the model; set by the watch
         self.on_landed: Landed = lambda _run, _outcome: None  # set by who keeps answers
+        self.on_begun: Callable[[LineRun], None] = lambda _: None  # set by who counts
+        self.on_refused: Callable[[Why], None] = lambda _: None  # likewise
         recorder.on_healthy = self.pump
         recorder.on_settled = self._settled
 
@@ -151,6 +153,8 @@ class Dispatcher:
                 starved.append(run)
         for run in reversed(refused):
             self._unask(run, lane)
+        if refused:
+            self.on_refused(reply.why)
         admitted = len(question.runs) - len(refused)
         lane.valve(rules.model).learn(reply, admitted, self._gatekeeper.wake, trouble_at_gate(rules, reply))
         if starved:
@@ -269,6 +273,7 @@ class Dispatcher:
         lane.sated(run.shard.claim.batch_id)
         if run.trip is not None:
             run.trip.admitted()
+        self.on_begun(run)
         self._flights.begin(run, hold, lane)
         if lane.short_of(run):
             self.on_short(lane.model)

@@ -16,6 +16,7 @@ from batchmill.store.connection import outlive
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.epoch_file import EpochFile
 from batchmill.workers.gatekeeper import Gatekeeper
+from batchmill.workers.meter import Meter
 from batchmill.workers.watch import LaneWatch
 
 log = structlog.get_logger()
@@ -27,12 +28,20 @@ class Heartbeat:
     """Beats every `settings.worker.heartbeat` seconds."""
 
     def __init__(
-        self, redis: Redis, watch: LaneWatch, dispatcher: Dispatcher, gatekeeper: Gatekeeper, settings: Settings
+        self,
+        redis: Redis,
+        watch: LaneWatch,
+        dispatcher: Dispatcher,
+        gatekeeper: Gatekeeper,
+        settings: Settings,
+        *,
+        meter: Meter | None = None,
     ) -> None:
         self._redis = redis
         self._watch = watch
         self._dispatcher = dispatcher
         self._gatekeeper = gatekeeper
+        self._meter = meter
         self._settings = settings
         self._upstream = settings.upstream_name
         self._worker_id = gatekeeper.caller.owner
@@ -63,9 +72,13 @@ class Heartbeat:
         here = sorted({shard.claim.batch_id for shard in shards if not shard.cancelled})
         for batch_id in await batches.cancelling_among(self._redis, here):
             self._dispatcher.cancel(batch_id)
+        if self._meter is not None:
+            await self._meter.tell()
 
     async def leave(self) -> None:
         """Say that we are gone, and hold nothing any more."""
+        if self._meter is not None:
+            await self._meter.tell()
         left = await suspects.leave(self._redis, self._upstream, self._worker_id)
         if left:
             log.warning("holds.left", suspects=left)

@@ -24,6 +24,7 @@ from batchmill.store.answers import Answers
 from batchmill.store.connection import connect, outlive
 from batchmill.store.embedded import EmbeddedServer
 from batchmill.store.gate import Caller
+from batchmill.store.model import Result
 from batchmill.workers import broadcast, journey
 from batchmill.workers.answers import AnswerDesk
 from batchmill.workers.archiver import Archiver
@@ -33,12 +34,14 @@ from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.heartbeat import Heartbeat
 from batchmill.workers.line import LineRun
 from batchmill.workers.maintenance import Maintenance
+from batchmill.workers.meter import Meter
 from batchmill.workers.outlook import Outlook
 from batchmill.workers.reasons import Reason
 from batchmill.workers.recorder import Recorder
 from batchmill.workers.restraint import FleetRestraint
 from batchmill.workers.statistics import Observer
 from batchmill.workers.tasks import end
+from batchmill.workers.tracing import tracer_of
 from batchmill.workers.watch import LaneWatch
 
 log = structlog.get_logger()
@@ -76,6 +79,8 @@ class WorkerProcess:
         self._recorder = Recorder(self._redis, caller, retention=settings.results.retention_days * _DAY)
         self._gatekeeper = Gatekeeper(self._redis, caller)
         self._observer = Observer(self._redis, settings.upstream_name)
+        self._meter = Meter(self._redis, settings.upstream_name)
+        self._tracer = tracer_of(settings.tracing)
         self._outlook = Outlook(self._redis, settings.upstream_name)
         self._dispatcher = Dispatcher(
             self._send,
@@ -85,7 +90,7 @@ class WorkerProcess:
             concurrency=worker.concurrency,
             on_blocked=self._blocked,
             restraint=FleetRestraint(self._redis, settings.upstream_name),
-            observe=self._observer.saw,
+            observe=self._saw,
             outlook=self._outlook,
         )
         cache = settings.cache
@@ -102,10 +107,14 @@ class WorkerProcess:
             lease=worker.lease,
             on_blocked=self._blocked,
         )
-        self._dispatcher.on_landed = self._answers.landed
+        self._dispatcher.on_landed = self._landed_call
+        self._dispatcher.on_begun, self._dispatcher.on_refused = self._meter.begun, self._meter.refused
+        self._recorder.on_result, self._recorder.on_booking = self._ended, self._meter.booked
         self._gatekeeper.sift = self._answers.sift
         self._watch = LaneWatch(self._redis, self._dispatcher, self._gatekeeper, settings, self.worker_id)
-        self._heartbeat = Heartbeat(self._redis, self._watch, self._dispatcher, self._gatekeeper, settings)
+        self._heartbeat = Heartbeat(
+            self._redis, self._watch, self._dispatcher, self._gatekeeper, settings, meter=self._meter
+        )
         self._broadcaster = Broadcaster(self._redis, settings)
         self._maintenance = Maintenance(self._redis, self._upstream, settings, self.worker_id)
         self._archiver = Archiver(self._redis, settings)
@@ -198,6 +207,8 @@ class WorkerProcess:
         with contextlib.suppress(Exception):  # the lease and the silence say the same, only later
             await asyncio.wait_for(self._heartbeat.leave(), _LEAVE_TIMEOUT)
         await self._observer.close(_LEAVE_TIMEOUT)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         await self._upstream.aclose()
         await self._redis.aclose()
         log.info("worker.down")
@@ -211,6 +222,20 @@ class WorkerProcess:
             run.generation = generation
 
         return await self._upstream.complete(journey.payload(run), told)
+
+    def _landed_call(self, run: LineRun, outcome: Outcome | None) -> None:
+        self._answers.landed(run, outcome)
+        if self._tracer is not None and outcome is not None:
+            self._tracer.called(run, outcome)
+
+    def _ended(self, batch_id: str, result: Result) -> None:
+        self._meter.ended(result)
+        if self._tracer is not None:
+            self._tracer.ended(batch_id, result)
+
+    def _saw(self, model: str, outcome: Outcome) -> None:
+        self._observer.saw(model, outcome)
+        self._meter.called(model, outcome)
 
     async def _note_generations(self) -> None:
         while True:

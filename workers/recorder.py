@@ -61,6 +61,8 @@ class Recorder:
         self.user_key: bytes | None = None  # for the users of requests in the ledger; read before the first flush
         self.on_healthy: Callable[[], None] = lambda: None  # set by the dispatcher
         self.on_settled: Callable[[set[str]], None] = lambda _: None  # told the models; set by the dispatcher
+        self.on_result: Callable[[str, Result], None] = lambda _batch, _result: None  # set by who counts
+        self.on_booking: Callable[[str, int | None], None] = lambda _model, _cost: None  # likewise
 
     @property
     def unrecorded(self) -> int:
@@ -83,11 +85,13 @@ class Recorder:
         if was_sent:
             self._in_air[shard.claim.batch_id] -= 1
         self._waiting.append((shard, result))
+        self.on_result(shard.claim.batch_id, result)
         self._touch(shard.claim.batch_id)
 
     def settle(self, rules: Rules, settlement: Settlement) -> None:
         """Hand over how a call ended, for the money. Goes out after the results that are here by now."""
         self._generations.pop(settlement.hold, None)
+        self.on_booking(rules.model, settlement.cost)
         self._settlements.setdefault(rules.number, (rules, []))[1].append(settlement)
         self._stir()
 
