@@ -30,6 +30,7 @@ local function sums_of(text)
 end
 
 local function add(rollup, field, more)
+  if not field then return end -- a story of an older version; its money must be booked all the same
   local sums = sums_of(redis.call('HGET', rollup, field) or '0 0 0 0 0 0 0 0')
   for i = 1, 8 do sums[i] = exact(sums[i] + more[i]) end
   redis.call('HSET', rollup, field, table.concat(sums, ' '))
