@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import msgspec
 
-from batchmill.config.policy import Policy, Routing, matches
+from batchmill.config.policy import Budget, Policy, Routing, matches
 from batchmill.openrouter.bounds import (
     Bound,
     Ceiling,
