@@ -74,6 +74,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     cache: bool = False
     skip_invalid: bool = False
     key: str | None = None  # the API key's id, when it has a budget of its own
+    any_project: bool = False  # who asked sees files of every project
 
 
 class Intake(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +190,7 @@ class Holder:
         return await self._go(IntakeState.VALIDATING, IntakeState.RELEASING, "-")
 
     async def let_go(self) -> IntakeState | None:
-        """Forget it, for it is a batch now; None when it is done, CANCELLING when the batch is to be cancelled first."""
+        """Forget it, for it is a batch now. CANCELLING: nothing was done, for the batch is to be cancelled first."""
         return await self._go(IntakeState.RELEASING, None, "")
 
     async def cancelled(self) -> IntakeState | None:
