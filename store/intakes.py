@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.strategy import Strategy
 from batchmill.store import service_keys
+from batchmill.store.clock import now_ms
 from batchmill.store.handed import Handed
 from batchmill.store.model import Priority
 from batchmill.store.scripts import Argument, Script
@@ -73,7 +74,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()  # "key=value"
     cache: bool = False
     skip_invalid: bool = False
-    key: str | None = None  # the API key's id, when it has a budget of its own
     any_project: bool = False  # who asked sees files of every project
 
 
@@ -152,13 +152,16 @@ async def find(redis: Redis, batch_id: str) -> Intake | None:
     )
 
 
-async def take(redis: Redis, upstream: str, run: str, now_ms: int) -> str | None:
+async def take(redis: Redis, upstream: str, run: str) -> str | None:
     """Return a batch whose intake this run holds from now on; None when there is none to be looked at."""
     queue = service_keys.intakes(upstream)
-    for found in await redis.execute_command("ZRANGEBYSCORE", queue, "-inf", now_ms, "LIMIT", 0, _CANDIDATES):
-        batch_id = found.decode()
+    if not await redis.execute_command("EXISTS", queue):
+        return None
+    now = await now_ms(redis)
+    for found in await redis.execute_command("ZRANGEBYSCORE", queue, "-inf", now, "LIMIT", 0, _CANDIDATES):
+        batch_id: str = found.decode()
         if await hold(redis, upstream, batch_id, run):
-            return str(batch_id)
+            return batch_id
     return None
 
 
@@ -180,6 +183,7 @@ class Holder:
         self._id = intake.id
         self._run = run
         self._retention = _retention(intake.asked, retention_days)
+        self._state = intake.state  # as far as we know
 
     async def renew(self) -> bool:
         """Go on holding it. Returns whether we do."""
@@ -197,9 +201,10 @@ class Holder:
         """Forget it, for it is a batch now, which was cancelled."""
         return await self._go(IntakeState.CANCELLING, None, "")
 
-    async def fail(self, state: IntakeState, faults: tuple[Fault, ...]) -> IntakeState | None:
-        """End it, for its lines can't run; `state` is the one that it was in."""
-        now = await self._go(state, IntakeState.FAILED, "", "failed_at", "@", "faults", msgspec.json.encode(faults))
+    async def fail(self, faults: tuple[Fault, ...]) -> IntakeState | None:
+        """End it, for its lines can't run."""
+        told = msgspec.json.encode(faults)
+        now = await self._go(self._state, IntakeState.FAILED, "", "failed_at", "@", "faults", told)
         if now is not IntakeState.CANCELLING:
             return now
         return await self._go(IntakeState.CANCELLING, IntakeState.CANCELLED, "", "cancelled_at", "@")
@@ -208,9 +213,12 @@ class Holder:
         """End it, for its window is over."""
         return await self._go(IntakeState.VALIDATING, IntakeState.EXPIRED, "", "expired_at", "@")
 
-    async def give_back(self, state: IntakeState, trouble: str, delay_ms: int) -> IntakeState | None:
+    async def give_back(self, trouble: str, delay_ms: int) -> IntakeState | None:
         """Let somebody look at it again later, for it can't be done now."""
-        return await self._go(state, state, str(delay_ms), "trouble", trouble)
+        now = await self._go(self._state, self._state, str(delay_ms), "trouble", trouble)
+        if now is not IntakeState.CANCELLING or now is self._state:
+            return now
+        return await self._go(now, now, str(delay_ms), "trouble", trouble)
 
     async def _go(
         self, before: IntakeState, after: IntakeState | None, delay: str, *fields: str | bytes
@@ -218,7 +226,10 @@ class Holder:
         names = [service_keys.intakes(self._upstream), service_keys.intake(self._id)]
         arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, *fields]
         state = (await _move(self._redis, names, arguments)).decode()
-        return IntakeState(state) if state and state != _LOST else None
+        if not state or state == _LOST:
+            return None
+        self._state = IntakeState(state)
+        return self._state
 
 
 async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days: int) -> IntakeState | None:

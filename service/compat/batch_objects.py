@@ -1,8 +1,8 @@
 """The Batch object: what OpenAI's clients read of a batch, and beside it, in `x_` fields, what only we know. Pure.
 
-    intake:  validating, releasing ─► validating     cancelling ─► cancelling     failed, cancelled, expired as they are
-    batch:   in_progress, cancelling as they are     expiring ─► finalizing
-             completed, expired ─► finalizing, cancelled ─► cancelling: until their output files are written
+intake:  validating, releasing ─► validating     cancelling ─► cancelling     failed, cancelled, expired as they are
+batch:   in_progress, cancelling as they are     expiring ─► finalizing
+         completed, expired ─► finalizing, cancelled ─► cancelling: until their output files are written
 """
 
 from decimal import Decimal
@@ -18,9 +18,7 @@ from batchmill.store.model import BatchState, BatchStatus, Priority
 
 ENDPOINT = "/v1/chat/completions"
 
-Status = Literal[
-    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
-]
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 Metadata = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"additionalProperties": {"type": "string"}})]
 
 _LONGEST_ETA = 365 * 86_400

@@ -18,7 +18,7 @@ from batchmill.service.operations import Call, Operation
 from batchmill.store import batches, files, intakes, keys
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
-from batchmill.store.intakes import Asked, Intake, IntakeState
+from batchmill.store.intakes import Intake, IntakeState
 from batchmill.store.model import BatchState, BatchStatus
 from batchmill.store.staging import new_batch_id
 
