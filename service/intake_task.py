@@ -12,16 +12,16 @@ from pathlib import Path
 import structlog
 from redis.exceptions import RedisError
 
-from batchmill.producer import ending, intake
+from batchmill.producer import intake
 from batchmill.producer.conditions import pricer_for, wish_of_batch
 from batchmill.producer.errors import InputError, PricesUnknownError
-from batchmill.producer.intake import BadLinesError
+from batchmill.producer.intake import BadLinesError, Birth
 from batchmill.producer.lines import Conditions, InputOptions
 from batchmill.service.access.queued import queued_lines
 from batchmill.service.compat import faults
 from batchmill.service.context import Service
 from batchmill.storage.blobs import MissingBlobError, StorageError
-from batchmill.store import api_keys, batches, files, intakes
+from batchmill.store import api_keys, batches, endings, files, intakes
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import StoreError
 from batchmill.store.files import FileRecord
@@ -119,7 +119,7 @@ async def _finish(service: Service, batch_id: str, holder: Holder) -> None:
     await holder.let_go()
     left = await intakes.find(service.redis, batch_id)
     if left is not None and (left.state is IntakeState.CANCELLING or left.state.terminal):
-        await ending.cancel(service.redis, batch_id, retention_days=_days(service))
+        await endings.cancel(service.redis, batch_id, retention_days=_days(service))
         await holder.cancelled()
     log.info("intake.done", cancelled=left is not None)
 
@@ -189,9 +189,7 @@ async def _submit(service: Service, found: Intake, holder: Holder, record: FileR
             retention_days=_days(service),
             skip_invalid=asked.skip_invalid,
             consent=consent,
-            batch_id=found.id,
-            handed=asked.handed,
-            expires_at=asked.expires_at,
+            birth=Birth(batch_id=found.id, handed=asked.handed, expires_at=asked.expires_at),
         )
     except BadLinesError as error:
         return faults.faults_of(error.survey)

@@ -117,7 +117,8 @@ async def create(
     """Create a batch, or return the one that the same request created before. At once, or not at all."""
     names = [service_keys.intake(batch_id), service_keys.intakes(upstream)]
     names += [service_keys.index(None), service_keys.index(asked.project)]
-    arguments: list[Argument] = [batch_id, asked.project, _retention(asked, retention_days)]
+    listed = service_keys.in_index(batch_id, asked.project)
+    arguments: list[Argument] = [batch_id, listed, _retention(asked, retention_days)]
     arguments.append(msgspec.json.encode(asked))
     if name is not None:
         names.append(service_keys.request_name(name.name))

@@ -15,7 +15,7 @@ from batchmill.service.compat.creation import CreateBatch, asked_of
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.operations import Call, Operation
-from batchmill.store import batches, files, intakes, keys
+from batchmill.store import batches, endings, files, intakes, keys
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.intakes import Intake, IntakeState
@@ -195,7 +195,7 @@ async def _check_file(service: Service, identity: Identity, file_id: str) -> Non
 async def _cancel(service: Service, batch_id: str) -> None:
     """Cancel, and wait only a little: the lines of a large batch are recorded after the answer."""
     days = service.settings.results.retention_days
-    task = asyncio.create_task(ending.cancel(service.redis, batch_id, retention_days=days))
+    task = asyncio.create_task(endings.cancel(service.redis, batch_id, retention_days=days))
     _cancelling.add(task)
     task.add_done_callback(_cancelled)
     done, _ = await asyncio.wait({task}, timeout=_CANCEL_PATIENCE)

@@ -1,6 +1,5 @@
 """The body of POST /v1/batches: OpenAI's five fields, ours beside them, and every way in which they can be wrong."""
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -15,13 +14,10 @@ from batchmill.service import problems
 from batchmill.service.compat.batch_objects import ENDPOINT, Metadata
 from batchmill.service.identity import Identity
 from batchmill.service.problems import ApiError
-from batchmill.store.handed import Handed
+from batchmill.store.handed import Handed, window_seconds
 from batchmill.store.intakes import Asked
 from batchmill.store.model import Priority
 
-_WINDOW = re.compile(r"(?P<count>[1-9][0-9]{0,3})(?P<unit>[hd])")
-_UNITS = {"h": 3600, "d": 86_400}
-_LONGEST_WINDOW = 30 * 86_400
 _MOST_PAIRS = 16
 _LONGEST_KEY = 64
 _LONGEST_VALUE = 512
@@ -30,7 +26,7 @@ _KINDS: dict[type, str] = {
 }  # fmt: skip
 
 Endpoint = Annotated[str, msgspec.Meta(extra_json_schema={"enum": [ENDPOINT]})]
-Window = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": _WINDOW.pattern, "examples": ["24h", "7d"]})]
+Window = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^[1-9][0-9]{0,3}[hd]$", "examples": ["24h", "7d"]})]
 
 
 class OutputExpiry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +87,7 @@ def asked_of(body: CreateBatch, identity: Identity, settings: Settings, now: int
     )
     return Asked(
         handed=handed,
-        expires_at=now + window_seconds(body.completion_window),
+        expires_at=now + _window(body.completion_window),
         project=conditions.project,
         priority=conditions.priority,
         max_cost=conditions.max_cost,
@@ -104,13 +100,12 @@ def asked_of(body: CreateBatch, identity: Identity, settings: Settings, now: int
     )
 
 
-def window_seconds(window: str) -> int:
-    """Return how long a completion window is. Raises ApiError."""
-    found = _WINDOW.fullmatch(window)
-    seconds = int(found["count"]) * _UNITS[found["unit"]] if found else 0
-    if not 0 < seconds <= _LONGEST_WINDOW:
-        raise _value("completion_window", f"'{window}'. Supported values are: '24h', and from '1h' to '30d'.")
-    return seconds
+def _window(text: str) -> int:
+    try:
+        return window_seconds(text)
+    except ValueError:
+        what = f"'{text}'. Supported values are: '24h', and from '1h' to '30d'."
+        raise _value("completion_window", what) from None
 
 
 def check_strings(pairs: Mapping[str, Any], name: str) -> None:
