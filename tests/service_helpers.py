@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import msgspec
@@ -32,7 +33,8 @@ async def serving(
     stop = asyncio.Event()
     anywhere = msgspec.structs.replace(settings, service=msgspec.structs.replace(settings.service, port=0))
     server = asyncio.create_task(serve(redis, anywhere, listening.set_result, stop))
-    await asyncio.wait([server, listening], return_when=asyncio.FIRST_COMPLETED)
+    either: list[asyncio.Future[Any]] = [server, listening]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not listening.done():
         await server  # says why it could not listen
     try:
