@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import AsyncIterator
@@ -51,7 +52,7 @@ class ObjectBlobs:
         try:
             await obstore.put_async(self._store, name, counted())
             if self._folder is not None:
-                Path(self._folder, name).chmod(_PRIVATE)
+                os.chmod(self._folder / name, _PRIVATE)
         except (BaseError, OSError) as error:
             raise self._failed(error) from error
         return written

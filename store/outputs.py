@@ -1,10 +1,8 @@
 """Which batches are over and wait for their output files, and who writes them."""
 
-import msgspec
 from redis.asyncio import Redis
 
 from batchmill.store import keys, service_keys
-from batchmill.store.handed import Handed
 from batchmill.store.scripts import Script
 
 _files_written = Script("files_written")
@@ -37,14 +35,3 @@ async def mark_written(redis: Redis, batch_id: str) -> bool:
     """Say that a batch's files are in storage. False when the batch is gone."""
     names = [keys.batch(batch_id), service_keys.to_finalize(), service_keys.finalizing(batch_id)]
     return bool(await _files_written(redis, names, [batch_id]))
-
-
-async def written(redis: Redis, batch_id: str) -> bool:
-    """Whether a batch's files are in storage, or were."""
-    return bool(await redis.execute_command("HEXISTS", keys.batch(batch_id), "files_at"))
-
-
-async def life(redis: Redis, batch_id: str) -> int | None:
-    """Return for how many seconds a batch's files are kept; None when nobody said."""
-    told = await redis.execute_command("HGET", keys.batch(batch_id), "handed")
-    return msgspec.json.decode(told, type=Handed).output_seconds if told else None

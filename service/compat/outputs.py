@@ -67,7 +67,7 @@ async def output_of(service: Service, file_id: str, *, empty: bool = False) -> O
         status = await batches.status(service.redis, batch_id)
     except UnknownBatchError:
         return None
-    if await outputs.written(service.redis, batch_id):
+    if status.files_at is not None:
         return None  # it was deleted, has expired, or would have been empty
     found = Output(file_id, status, errors)
     return found if found.lines or (empty and not status.state.terminal) else None
@@ -129,7 +129,7 @@ async def _write_file(service: Service, status: BatchStatus, *, errors: bool) ->
     await files.announce(service.redis, file_id, status.project)
     size = await service.blobs.put(blob, _rendered(service, status, errors=errors))
     now = await now_ms(service.redis) // 1000
-    life = await outputs.life(service.redis, status.id)
+    life = status.handed.output_seconds if status.handed else None
     record = FileRecord(
         id=file_id,
         project=status.project,
