@@ -59,6 +59,8 @@ def request_name(name: str) -> str:
     return f"{PREFIX}request:{name}"
 
 
+_FILES = f"{PREFIX}{{files}}:"
+
 EVERY_PROJECT = "*"
 """Stands for all projects together where a key is a project's; no project can be named so."""
 
