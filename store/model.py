@@ -275,7 +275,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     output_file: bool = False  # and there is something in it, see `files_at`
     error_file: bool = False
     handed: Handed | None = None  # of a batch that came over HTTP
-    key: str | None = None  # API key whose own budget pays, too
+    key: str | None = None  # id of the API key that handed it over
     cost: int = 0
     uncosted: int = 0  # succeeded lines whose cost the upstream did not tell
     cached: int = 0  # succeeded lines that were answered from earlier results
@@ -289,7 +289,6 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars; the batch's own budget
     tags: tuple[str, ...] = ()  # "key=value"
-    key: str | None = None  # id of the API key that handed it over
     blocked_on: str | None = None  # why nothing moves, in words; None when it moves or is done
     blocked_by: tuple[str, ...] = ()  # the same as kinds: worker, place, or the gate's words (budget, limit, pause ...)
 

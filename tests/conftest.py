@@ -39,6 +39,7 @@ QUEUE = (
     b"bm:deadlines",
     b"bm:to_finalize",
     b"bm:event_",
+    b"bm:intakes:",
 )
 """Keys that are gone when they are empty."""
 

@@ -200,7 +200,13 @@ def of_batch(status: BatchStatus, money: Money, now: float) -> BatchObject:
         output_file_id=output_file_id(status.id) if ended and status.succeeded else None,
         error_file_id=error_file_id(status.id) if ended and status.done > status.succeeded else None,
         expires_at=status.expires_at,
-        **_times(status, handed, ended=ended),
+        created_at=handed.created_at,
+        in_progress_at=status.in_progress_at,
+        finalizing_at=_finalizing_at(status),
+        completed_at=_end(status.completed_at, status, ended=ended),
+        expired_at=_end(status.expired_at, status, ended=ended),
+        cancelling_at=status.cancelling_at,
+        cancelled_at=_end(status.cancelled_at, status, ended=ended),
         request_counts=RequestCounts(status.total, status.succeeded, status.failed),
         usage=_usage(status),
         metadata=handed.metadata,
@@ -242,25 +248,18 @@ def tags_of(tags: tuple[str, ...]) -> dict[str, str]:
     return dict(tag.split("=", 1) for tag in tags)
 
 
-def _times(status: BatchStatus, handed: Handed, *, ended: bool) -> dict[str, int | None]:
-    """Return when each state was reached, as it is shown: what has an end that is not shown yet has none."""
-    written = status.files_at if status.handed is not None else None
-    finalizing = status.finalizing_at
-    if finalizing is None and status.state is not BatchState.CANCELLED:
-        finalizing = status.completed_at or status.expired_at
-    return {
-        "created_at": handed.created_at,
-        "in_progress_at": status.in_progress_at,
-        "finalizing_at": finalizing,
-        "completed_at": _end(status.completed_at, written) if ended else None,
-        "expired_at": _end(status.expired_at, written) if ended else None,
-        "cancelling_at": status.cancelling_at,
-        "cancelled_at": _end(status.cancelled_at, written) if ended else None,
-    }
+def _finalizing_at(status: BatchStatus) -> int | None:
+    """Return when nothing more was to be sent, though nobody cancelled the batch."""
+    if status.finalizing_at is not None or status.state is BatchState.CANCELLED:
+        return status.finalizing_at
+    return status.completed_at or status.expired_at
 
 
-def _end(at: int | None, written: int | None) -> int | None:
-    return None if at is None else max(at, written or at)
+def _end(at: int | None, status: BatchStatus, *, ended: bool) -> int | None:
+    """Return when an end was reached that is shown: not before the output files were written."""
+    if at is None or not ended:
+        return None
+    return at if status.handed is None or status.files_at is None else max(at, status.files_at)
 
 
 def _usage(status: BatchStatus) -> BatchUsage:
