@@ -125,11 +125,13 @@ async def create(
         arguments += [name.digest, name.seconds, int(name.once)]
     else:
         arguments += ["", 0, "0"]
-    known = (await _create(redis, names, arguments)).decode()
-    if not known:
-        return None
-    digest, _, other = known.partition("|")
-    return Known(other, digest == (name.digest if name else ""))
+    return _known((await _create(redis, names, arguments)).decode(), name)
+
+
+async def known(redis: Redis, name: Name) -> Known | None:
+    """Return what a request of this name would get that was there before."""
+    found = await redis.execute_command("GET", service_keys.request_name(name.name)) if name.once else None
+    return _known(found.decode() if found else "", name)
 
 
 async def find(redis: Redis, batch_id: str) -> Intake | None:
@@ -224,6 +226,8 @@ class Holder:
     async def _go(
         self, before: IntakeState, after: IntakeState | None, delay: str, *fields: str | bytes
     ) -> IntakeState | None:
+        if before.terminal:
+            return before
         names = [service_keys.intakes(self._upstream), service_keys.intake(self._id)]
         arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, *fields]
         state = (await _move(self._redis, names, arguments)).decode()
@@ -248,6 +252,13 @@ async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days:
         if state == after.value:
             break
     return IntakeState(state) if state else None
+
+
+def _known(value: str, name: Name | None) -> Known | None:
+    if not value:
+        return None
+    digest, _, batch_id = value.partition("|")
+    return Known(batch_id, digest == (name.digest if name else ""))
 
 
 def _retention(asked: Asked, retention_days: int) -> int:

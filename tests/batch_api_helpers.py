@@ -80,7 +80,9 @@ async def when(client: httpx.AsyncClient, batch_id: str, *statuses: str) -> dict
     return found
 
 
-async def submit(client: httpx.AsyncClient, lines: Iterable[Mapping[str, Any] | bytes], **fields: Any) -> dict[str, Any]:
+async def submit(
+    client: httpx.AsyncClient, lines: Iterable[Mapping[str, Any] | bytes], **fields: Any
+) -> dict[str, Any]:
     """Upload lines, create a batch of them, and wait until it was looked at."""
     batch = await create(client, await upload(client, jsonl(lines)), **fields)
     return await when(client, batch["id"], "in_progress", *ENDED)

@@ -14,6 +14,11 @@ from .batch_api_helpers import MODEL, ask, create, finish, get, jsonl, line, sub
 from .service_helpers import in_process
 
 DAY = 86_400
+NO_MODEL = {"messages": [{"role": "user", "content": "Secret"}]}
+DUPLICATE = (
+    "The custom_id 'line-0' for this request is a duplicate of another request. "
+    "The custom_id parameter must be unique for each request in a batch."
+)
 USAGE = {
     "input_tokens": 20,
     "input_tokens_details": {"cached_tokens": 4},
@@ -201,7 +206,12 @@ async def test_a_file_of_another_purpose_is_refused(client: httpx.AsyncClient, r
     ("wrong", "code", "param", "message"),
     [
         (b"not json", "invalid_json_line", None, "This line is not parseable as valid JSON."),
-        (line(1, custom_id=None), "missing_required_parameter", "custom_id", "Missing required parameter: 'custom_id'."),
+        (
+            line(1, custom_id=None),
+            "missing_required_parameter",
+            "custom_id",
+            "Missing required parameter: 'custom_id'.",
+        ),
         (line(1, method=None), "missing_required_parameter", "method", "Missing required parameter: 'method'."),
         (line(1, url=None), "missing_required_parameter", "url", "Missing required parameter: 'url'."),
         (line(1, body=None), "missing_required_parameter", "body", "Missing required parameter: 'body'."),
@@ -209,8 +219,7 @@ async def test_a_file_of_another_purpose_is_refused(client: httpx.AsyncClient, r
             line(0),
             "duplicate_custom_id",
             "custom_id",
-            "The custom_id 'line-0' for this request is a duplicate of another request. "
-            "The custom_id parameter must be unique for each request in a batch.",
+            DUPLICATE,
         ),
         (
             line(1, url="/v1/embeddings"),
@@ -226,7 +235,12 @@ async def test_a_file_of_another_purpose_is_refused(client: httpx.AsyncClient, r
             "body.stream",
             "Chat Completions: Streaming is not supported in the Batch API.",
         ),
-        (line(1, body={"messages": [{"role": "user"}]}), "invalid_request", "body.model", "Model parameter is required."),
+        (
+            line(1, body={"messages": [{"role": "user"}]}),
+            "invalid_request",
+            "body.model",
+            "Model parameter is required.",
+        ),
         (line(1, body={"model": MODEL}), "invalid_request", "body.messages", "Messages parameter is required."),
     ],
 )
@@ -239,8 +253,7 @@ async def test_a_line_that_is_wrong(
     assert "Secret" not in fault["message"]
 
 
-async def test_an_input_file_without_a_line(redis: Redis, settings: Settings) -> None:
-    """An upload refuses it; a line of spaces gets past that."""
+async def test_an_input_file_with_too_many_lines(redis: Redis, settings: Settings) -> None:
     limits = msgspec.structs.replace(settings.service, max_batch_lines=2)
     async with in_process(redis, msgspec.structs.replace(settings, service=limits)) as client:
         (fault,) = await faults(client, line(0), line(1), line(2))
@@ -378,7 +391,12 @@ async def test_why_a_batch_never_ran(client: httpx.AsyncClient) -> None:
 
 async def test_what_only_we_know(client: httpx.AsyncClient) -> None:
     batch = await submit(
-        client, [line(0)], priority="high", tags={"team": "blue"}, completion_window="7d", fallback_models=["other/model"]
+        client,
+        [line(0)],
+        priority="high",
+        tags={"team": "blue"},
+        completion_window="7d",
+        fallback_models=["other/model"],
     )
     assert batch["expires_at"] == batch["created_at"] + 7 * DAY
     assert (batch["x_priority"], batch["x_tags"], batch["x_project"]) == ("high", {"team": "blue"}, "default")
