@@ -37,6 +37,18 @@ def to_finalize() -> str:
     return f"{PREFIX}to_finalize"
 
 
+def event_deliveries() -> str:
+    """Sorted set: end of a batch for who asked to be told (JSON) -> when it is sent next (ms). Gone when empty.
+    Written with the end, and by gateways.
+    """
+    return f"{PREFIX}event_deliveries"
+
+
+def event_failures() -> str:
+    """Hash: as `event_deliveries` -> tries that failed. Gone when empty. Written by gateways."""
+    return f"{PREFIX}event_failures"
+
+
 def api_keys(upstream: str) -> str:
     """Hash: id of an API key -> what it may do, and a hash of its secret (JSON). Permanent, and small: keys that do not
     count any more stay in it, so that nobody gets in without one. Written by operators.
