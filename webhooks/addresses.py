@@ -58,10 +58,10 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
-async def request_to(client: httpx.AsyncClient, url: str, *, private: bool) -> httpx.Request:
+async def request_to(client: httpx.AsyncClient, url: str, body: bytes, *, private: bool) -> httpx.Request:
     """Return a POST to a URL, bound to an address that may be called. Raises AddressError."""
     check_url(url, private=private)
-    request = client.build_request("POST", url)
+    request = client.build_request("POST", url, content=body)
     if private:
         return request
     host = request.url.host

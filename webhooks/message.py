@@ -6,7 +6,6 @@ what is signed, and that any 2xx has arrived, 410 wants no more, and a redirect 
 
 import base64
 import random
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -71,6 +70,5 @@ def pause_after(tried: Tried, failures: int) -> float | None:
 
 
 def _told_wait(response: httpx.Response) -> float:
-    headers: Mapping[str, str] = response.headers
-    told = headers.get("retry-after", "")
+    told = response.headers.get("retry-after", "")
     return min(float(told), _PAUSES[-1]) if told.isascii() and told.isdigit() else 0.0
