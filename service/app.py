@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from batchmill.service import problems
+from batchmill.service import ends, problems
 from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, files, outputs
 from batchmill.service.context import Service
@@ -20,7 +20,13 @@ from batchmill.service.operations import Operation
 OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS, *batches.OPERATIONS)
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = (take_intakes, files.sweep_files, outputs.write_outputs)
+TASKS: tuple[Task, ...] = (
+    take_intakes,
+    files.sweep_files,
+    outputs.write_outputs,
+    ends.end_late_batches,
+    ends.tell_of_ends,
+)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = ()
