@@ -8,11 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
+from batchmill.config.strategy import Strategy
 from batchmill.producer import Producer
 from batchmill.store import batches, endings, keys, lanes, service_keys
 from batchmill.store.handed import Handed, window_seconds
 from batchmill.store.lanes import Ending
-from batchmill.store.model import BatchState, LineState, Route, Strategy, Terms
+from batchmill.store.model import BatchState, LineState, Route, Terms
 from batchmill.store.staging import Staging
 
 from .store_helpers import (
