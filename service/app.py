@@ -5,17 +5,20 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from batchmill.service import problems
+from batchmill.service.access.guard import Guard
+from batchmill.service.access.keys import KEYS
 from batchmill.service.background import Task, running
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = ()
+OPERATIONS: tuple[Operation, ...] = (*KEYS,)
 """Whatever the API can do, in the order of the document."""
 
 TASKS: tuple[Task, ...] = ()
@@ -37,6 +40,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *PAGES],
         lifespan=lifespan,
+        middleware=[Middleware(Guard)],
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service
