@@ -11,8 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchmill.config.policy import matches
-from batchmill.config.policy import KEY_PREFIX
+from batchmill.config.policy import KEY_PREFIX, matches
 from batchmill.spend.course import DAY_MS, Basis, Course, projected_by, waiting_until
 from batchmill.spend.ledger import Rollup
 from batchmill.spend.pace import Span
@@ -91,8 +90,8 @@ def budget_outlooks(
 ) -> list[BudgetOutlook]:
     """Return the outlook of each budget at an instant (unix ms of the Redis clock).
 
-    `rollups` are those since `first_day`, of all projects; `queued` may be empty where nobody looked. The budgets of API
-    keys have none: the ledger does not tell which key a call was made for.
+    `rollups` are those since `first_day`, of all projects; `queued` may be empty where nobody looked. The budgets of
+    API keys have none: the ledger does not tell which key a call was made for.
     """
     queue = costs_of(queued, rollups)
     told = [budget for budget in budgets if not budget.name.startswith(KEY_PREFIX)]

@@ -3,7 +3,11 @@
 Those that touch money or who may spend it share the hash tag of the gate's books, as in `store/keys.py`.
 """
 
+from hashlib import blake2b
+
 from batchmill.store.keys import PREFIX, upstream_tag
+
+_FILES = f"{PREFIX}{{files}}:"
 
 EVERY_PROJECT = "*"
 """Stands for all projects together where a key is a project's; no project can be named so."""
@@ -64,6 +68,53 @@ def session(digest: str) -> str:
     last use. Written by gateways.
     """
     return f"{PREFIX}session:{digest}"
+
+
+def file(file_id: str) -> str:
+    """String: a FileRecord as JSON. Expires when the file does. Written by an upload and by the finalizer."""
+    return f"{_FILES}file:{file_id}"
+
+
+def files() -> str:
+    """Sorted set: file id -> its place in lists, microseconds of its making. Gone when empty. As `file`."""
+    return f"{_FILES}all"
+
+
+def project_files(project: str) -> str:
+    """Sorted set: as `files`, those of one project. Gone when empty. As `file`."""
+    return f"{_FILES}of:{project}"
+
+
+def file_ends() -> str:
+    """Sorted set: file id, a space and its project -> when its bytes may go (unix s). Gone when empty.
+    Written before any byte is, so that none is left behind by who dies.
+    """
+    return f"{_FILES}ends"
+
+
+def file_place(file_id: str) -> str:
+    """String: the place in lists of a file that was removed: a page may begin behind it. Expires after an hour.
+    Written by who removes it.
+    """
+    return f"{_FILES}place:{file_id}"
+
+
+def upload(project: str, told: str) -> str:
+    """String: fingerprint and id of the file that an upload made, by its content or its Idempotency-Key.
+    Expires after minutes, or a day. Written by an upload.
+    """
+    digest = blake2b(f"{project}\0{told}".encode(), digest_size=16).hexdigest()
+    return f"{_FILES}upload:{digest}"
+
+
+def files_turn() -> str:
+    """String: which gateway removes the bytes of expired files. Expires after seconds. Written by its task."""
+    return f"{_FILES}turn"
+
+
+def finalizing(batch_id: str) -> str:
+    """String: which gateway writes the batch's output files. Expires after the lease. Written by the finalizer."""
+    return f"{PREFIX}{{{batch_id}}}:finalizing"
 
 
 def _gate(upstream: str) -> str:
