@@ -169,13 +169,14 @@ async def page(
         first, last = (place, "-inf") if newest_first else (place, "+inf")
         begin = f"({first}" if first else "+inf" if newest_first else "-inf"
         command = "ZREVRANGEBYSCORE" if newest_first else "ZRANGEBYSCORE"
-        ids = await redis.execute_command(command, name, begin, last, "WITHSCORES", "LIMIT", 0, _PAGE)
-        records = await redis.execute_command("MGET", *(keys.file(each.decode()) for each, _ in ids)) if ids else []
+        reply = await redis.execute_command(command, name, begin, last, "WITHSCORES", "LIMIT", 0, _PAGE)
+        ids, places = reply[::2], reply[1::2]
+        records = await redis.execute_command("MGET", *(keys.file(each.decode()) for each in ids)) if ids else []
         there = [_decode(record) for record in records if record is not None]  # the others have expired
         found += [record for record in there if purpose in (None, record.purpose)]
         if len(found) > limit or len(ids) < _PAGE:
             return found[:limit], len(found) > limit
-        place = int(ids[-1][1])
+        place = int(float(places[-1]))
 
 
 async def _place(redis: Redis, file_id: str) -> int | None:
