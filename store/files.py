@@ -117,6 +117,20 @@ async def delete(redis: Redis, record: FileRecord) -> bool:
     return bool(done[0])
 
 
+async def purge(redis: Redis, project: str) -> int:
+    """Delete all files of a project; return how many. Their bytes are doomed."""
+    removed = 0
+    while ids := await redis.execute_command("ZRANGE", keys.project_files(project), 0, _PAGE - 1):
+        for file_id in ids:
+            record = await get(redis, file_id.decode())
+            if record is not None:
+                removed += await delete(redis, record)
+            else:  # it has expired
+                await redis.execute_command("ZREM", keys.project_files(project), file_id)
+                await redis.execute_command("ZREM", keys.files(), file_id)
+    return removed
+
+
 async def doom(redis: Redis, record: FileRecord) -> None:
     """Have bytes removed that belong to no file."""
     await redis.execute_command("ZADD", keys.file_ends(), 0, _member(record.id, record.project))

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from batchmill.config.policy import Budget, Policy
 from batchmill.config.settings import Settings
+from batchmill.config.windows import WindowKind
 from batchmill.service.access import gate
 from batchmill.service.compat.files import open_input, sweep
 from batchmill.service.identity import EVERY_SCOPE, Identity
@@ -165,7 +167,7 @@ async def test_only_the_first_line_counts_at_once(client: httpx.AsyncClient, con
     ],
 )
 async def test_fields_that_can_t_be_meant_are_named(
-    client: httpx.AsyncClient, settings: Settings, fields: dict[str, str], code: str, param: str, said: str
+    client: httpx.AsyncClient, settings: Settings, fields: dict[str, Any], code: str, param: str, said: str
 ) -> None:
     status, *told, message = error_of(await upload(client, **fields))
     assert (status, told) == (400, [code, param])
@@ -178,7 +180,7 @@ async def test_a_form_needs_a_file_and_a_purpose(client: httpx.AsyncClient) -> N
     assert error_of(without_purpose)[:3] == (400, "missing_required_parameter", "purpose")
     without_file = await client.post("/v1/files", files={"other": ("in.jsonl", LINES)}, data={"purpose": "batch"})
     assert error_of(without_file)[:3] == (400, "missing_required_parameter", "file")
-    two = [("file", ("a.jsonl", LINES)), ("file", ("b.jsonl", LINES))]
+    two: Any = [("file", ("a.jsonl", LINES)), ("file", ("b.jsonl", LINES))]
     assert error_of(await client.post("/v1/files", files=two, data={"purpose": "batch"}))[:3] == (
         400, "invalid_value", "file",
     )  # fmt: skip
@@ -348,11 +350,11 @@ async def test_bytes_go_when_their_file_has_expired(redis: Redis, settings: Sett
     service = service_of(redis, settings)
     async with in_process(redis, settings, tasks=False) as client:
         made, other = await uploaded(client), await uploaded(client)
-        await sweep(service)
+        await sweep(redis, service.blobs)
         assert len(stored(settings)) == 2
         await redis.delete(service_keys.file(made["id"]))  # as its end does
         await redis.zadd(service_keys.file_ends(), {f"{made['id']} default": 1})
-        await sweep(service)
+        await sweep(redis, service.blobs)
         assert [path.name for path in stored(settings)] == [other["id"]]
         assert [each["id"] for each in (await client.get("/v1/files")).json()["data"]] == [other["id"]]
         page = await client.get("/v1/files", params={"after": made["id"]})
@@ -368,12 +370,12 @@ async def test_bytes_whose_file_never_came_to_be_go_after_a_day(redis: Redis, se
 
     await files.announce(redis, "file-lost", "default")
     await service.blobs.put("files/file-lost", parts())  # and here the gateway died
-    await sweep(service)
+    await sweep(redis, service.blobs)
     assert len(stored(settings)) == 1
     ((member, end),) = await redis.zrange(service_keys.file_ends(), 0, -1, withscores=True)
     assert end == pytest.approx(await now_ms(redis) / 1000 + DAY, abs=5)
     await redis.zadd(service_keys.file_ends(), {member: 1})
-    await sweep(service)
+    await sweep(redis, service.blobs)
     assert stored(settings) == []
     assert not await redis.exists(service_keys.file_ends())
 
@@ -420,3 +422,55 @@ async def test_a_large_file_passes_through_without_being_held(redis: Redis, sett
             async for part in answer.aiter_bytes():
                 size += len(part)
         assert size == made["bytes"]
+
+
+def simulated(settings: Settings, *budgets: Budget) -> Settings:
+    return msgspec.structs.replace(settings, simulate=True, policy=Policy(budgets=budgets))
+
+
+def asking(model: str, count: int) -> bytes:
+    lines = [
+        {
+            "custom_id": f"{model}-{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": model, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]},
+        }
+        for number in range(count)
+    ]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+async def test_an_estimate_tells_what_a_file_would_cost(real_redis: Redis, settings: Settings) -> None:
+    content = asking("openai/gpt-4o-mini", 20) + asking("nobody/nothing", 2) + b"{\n"
+    budget = Budget(name="daily", limit=100_000, window=WindowKind.DAY)
+    async with in_process(real_redis, simulated(settings, budget), tasks=False) as client:
+        made = await uploaded(client, content)
+        path = f"/v1/files/{made['id']}/estimate"
+        found = (await client.get(path)).json()
+        assert (found["object"], found["file_id"]) == ("file.estimate", made["id"])
+        assert (found["lines"], found["bad_lines"]) == (20, 3)
+        (model,) = found["models"]
+        assert (model["model"], model["lines"]) == ("openai/gpt-4o-mini", 20)
+        assert 0 < found["likely_cost_usd"] <= found["max_cost_usd"]
+        assert found["unpriced_models"] == {"nobody/nothing": 2}
+        assert any("line 23" in each for each in found["errors"])
+        (stops,) = found["budgets"]
+        assert (stops["name"], stops["limit_usd"], stops["lines"]) == ("daily", 0.0001, 20)
+        assert stops["lines_stopped"] == 20 - found["lines_that_fit"] > 0
+        capped = (await client.get(path, params={"max_cost_usd": "0.0002"})).json()
+        assert {each["name"] for each in capped["budgets"]} == {"daily", "max_cost"}
+        for wrong in ({"max_cost_usd": "-1"}, {"max_cost_usd": "much"}, {"strategy": "luck"}):
+            assert (await client.get(path, params=wrong)).status_code == 400
+        assert (await client.get("/v1/files/file-none/estimate")).status_code == 404
+
+
+async def test_a_purge_removes_a_project_s_files_and_their_bytes(redis: Redis, settings: Settings) -> None:
+    async with in_process(redis, settings, tasks=False) as client:
+        for _ in range(3):
+            await uploaded(client)
+        assert await files.purge(redis, "other") == 0
+        assert await files.purge(redis, "default") == 3
+        assert (await client.get("/v1/files")).json()["data"] == []
+        await sweep(redis, service_of(redis, settings).blobs)
+        assert stored(settings) == []
