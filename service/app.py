@@ -14,12 +14,12 @@ from batchmill.service import problems
 from batchmill.service.access import keys
 from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
-from batchmill.service.compat import files, outputs
+from batchmill.service.compat import file_estimates, files, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS, *keys.OPERATIONS)
+OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS, *file_estimates.OPERATIONS, *keys.OPERATIONS)
 """Whatever the API can do, in the order of the document."""
 
 TASKS: tuple[Task, ...] = (files.sweep_files, outputs.write_outputs)
