@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
-from batchmill.service.access.connections import MOST_HEAD_BYTES
+from batchmill.service.access.connections import MOST_HEAD_BYTES, STALLS
 
 from .service_helpers import serving
 
@@ -143,3 +143,21 @@ async def test_there_are_only_so_many_connections(real_redis: Redis, settings: S
             await third.send(HEAD + b"connection: close\r\n\r\n")
             assert (await third.rest()).startswith(b"HTTP/1.1 200 ")
         assert (await client.get("/v1/keys")).status_code == 200
+
+
+async def test_who_does_not_read_its_answer_is_cut_off(real_redis: Redis, settings: Settings) -> None:
+    """Only after ten times the patience: a program may work on a line before it reads the next."""
+    impatient = msgspec.structs.replace(settings.service, body_timeout=PATIENCE / STALLS)
+    size = 24 * 1024 * 1024
+    body = b'{"custom_id": "' + b"x" * size + b'"}'
+    async with serving(real_redis, settings) as client:
+        reply = await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", body)})
+        assert reply.status_code == 200, reply.text
+    async with serving(real_redis, msgspec.structs.replace(settings, service=impatient)) as client:
+        path = f"/v1/files/{reply.json()['id']}/content".encode()
+        async with peer_of(client) as peer:
+            await peer.send(b"GET " + path + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            await peer.reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(4 * PATIENCE)  # the client's manners, not ours
+            assert len(await peer.rest()) < size
+        assert len((await client.get(path.decode())).content) == len(body)
