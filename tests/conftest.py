@@ -36,11 +36,13 @@ QUEUE = (
     b"bm:projects:",
     b"bm:turns:",
     b"bm:parked:",
+    b"bm:deadlines",
+    b"bm:to_finalize",
+    b"bm:event_",
+    b"bm:intakes:",
     b"bm:{files}:all",
     b"bm:{files}:of:",
     b"bm:{files}:ends",
-    b"bm:to_finalize",
-    b"bm:deadlines",
 )
 """Keys that are gone when they are empty."""
 
