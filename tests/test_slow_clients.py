@@ -49,6 +49,12 @@ class Peer:
         except OSError:
             return
 
+    async def flood(self, data: bytes) -> None:
+        """Send the same again and again. Raises ConnectionError when nobody takes it any more."""
+        async with asyncio.timeout(LATE):
+            while True:
+                await self.send(data)
+
     async def rest(self) -> bytes:
         """Return what comes until the other side closes."""
         came = b""
@@ -171,9 +177,7 @@ async def test_trailers_without_end_are_cut_off(real_redis: Redis, settings: Set
     async with serving(real_redis, settings) as client, peer_of(client) as peer:
         await peer.send(head)
         with pytest.raises(ConnectionError):
-            async with asyncio.timeout(LATE):
-                while True:
-                    await peer.send(trailer * 4096)
+            await peer.flood(trailer * 4096)
         assert peer.lasted < LATE
 
 

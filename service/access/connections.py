@@ -22,9 +22,8 @@ MOST_HEAD_BYTES = 64 * 1024
 STALLS = 10
 """How often the time for a head a client may take to read on; programs work on a line before they read the next."""
 
-_MOST_FRAMING = (
-    8  # bytes on the wire for a byte of a body, where every chunk is a byte; trailers don't end by themselves
-)
+_MOST_FRAMING = 8  # bytes on the wire for one of a body, where every chunk is a byte; trailers have no end
+
 
 _BUSY = (503, "Service Unavailable", "The service has all the connections it may have.")
 _SLOW = (408, "Request Timeout", "The head of the request did not come on.")
