@@ -24,7 +24,6 @@ STALLS = 10
 
 _MOST_FRAMING = 8  # bytes on the wire for one of a body, where every chunk is a byte; trailers have no end
 
-
 _BUSY = (503, "Service Unavailable", "The service has all the connections it may have.")
 _SLOW = (408, "Request Timeout", "The head of the request did not come on.")
 _LONG = (431, "Request Header Fields Too Large", "The head of the request is too long.")
