@@ -15,13 +15,15 @@ from enum import StrEnum
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from batchmill.config.strategy import Strategy
-from batchmill.store import service_keys
+from batchmill.store import keys, service_keys
 from batchmill.store.clock import now_ms
 from batchmill.store.handed import Handed
 from batchmill.store.model import Priority
 from batchmill.store.scripts import Argument, Script
+from batchmill.store.transactions import transact
 
 _create = Script("create_intake")
 _take = Script("take_intake")
@@ -125,11 +127,13 @@ async def create(
         arguments += [name.digest, name.seconds, int(name.once)]
     else:
         arguments += ["", 0, "0"]
-    known = (await _create(redis, names, arguments)).decode()
-    if not known:
-        return None
-    digest, _, other = known.partition("|")
-    return Known(other, digest == (name.digest if name else ""))
+    return _known((await _create(redis, names, arguments)).decode(), name)
+
+
+async def known(redis: Redis, name: Name) -> Known | None:
+    """Return what a request of this name would get that was there before."""
+    found = await redis.execute_command("GET", service_keys.request_name(name.name)) if name.once else None
+    return _known(found.decode() if found else "", name)
 
 
 async def find(redis: Redis, batch_id: str) -> Intake | None:
@@ -224,6 +228,8 @@ class Holder:
     async def _go(
         self, before: IntakeState, after: IntakeState | None, delay: str, *fields: str | bytes
     ) -> IntakeState | None:
+        if before.terminal:
+            return before
         names = [service_keys.intakes(self._upstream), service_keys.intake(self._id)]
         arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, *fields]
         state = (await _move(self._redis, names, arguments)).decode()
@@ -248,6 +254,24 @@ async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days:
         if state == after.value:
             break
     return IntakeState(state) if state else None
+
+
+async def note_estimate(redis: Redis, batch_id: str, cost: int) -> None:
+    """Say what a batch is likely to cost (nano-dollars), if it is still there."""
+    name = keys.batch(batch_id)
+
+    async def note(pipe: Pipeline) -> bool:
+        pipe.execute_command("HSET", name, "estimate", cost)
+        return bool(await redis.execute_command("HEXISTS", name, "state"))
+
+    await transact(redis, name, note)
+
+
+def _known(value: str, name: Name | None) -> Known | None:
+    if not value:
+        return None
+    digest, _, batch_id = value.partition("|")
+    return Known(batch_id, digest == (name.digest if name else ""))
 
 
 def _retention(asked: Asked, retention_days: int) -> int:
