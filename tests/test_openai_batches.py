@@ -178,7 +178,7 @@ async def test_a_body_that_is_no_object(client: httpx.AsyncClient, body: bytes) 
     error_of(await client.post("/v1/batches", content=body))
 
 
-NASTY = [
+NASTY: list[Any] = [
     None, True, 0, -1, 10**30, 1e308, 1e-30, "", "\0", "é" * 300, "\U0001f600", [], {}, [None], [[]], {"a": None},
     {"": ""}, {"anchor": "created_at", "seconds": 1e9}, "NaN", "Infinity", "-Infinity", "sNaN", "-0", "1e400", "1e-400",
     "0.0000000001",
@@ -193,7 +193,8 @@ FIELDS = (
 async def test_whatever_is_in_a_body_it_is_no_defect(redis: Redis, settings: Settings, field: str) -> None:
     async with in_process(redis, settings, tasks=False) as client:
         for value in NASTY:
-            reply = await ask(client, **({"input_file_id": "file-1"} | {field: value}))
+            fields: dict[str, Any] = {"input_file_id": "file-1", field: value}
+            reply = await ask(client, **fields)
             assert reply.status_code in (200, 400), (value, reply.text)
             if reply.status_code == 400:
                 assert reply.json()["error"]["message"]
