@@ -21,7 +21,7 @@ _PERCENT = 100
 
 async def budgets(service: Service, identity: Identity) -> Budgets:
     """Return the budgets in their present windows: of a project its own, and what is free of those that it shares."""
-    found = await service.moments.get(BATCH, lambda: gauges.budgets(service.redis, service.upstream))
+    found = await service.moments.get(("budgets",), lambda: gauges.budgets(service.redis, service.upstream))
     if identity.project is None:
         return Budgets(data=tuple(budget_shape(gauge) for gauge in found))
     owners = await _owners(service, [gauge for gauge in found if gauge.window == BATCH])
