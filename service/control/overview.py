@@ -26,8 +26,7 @@ _NAMED = 20  # blocked batches
 async def overview(service: Service, identity: Identity) -> Overview:
     """Return everything at one moment; for a project's key, of its own work."""
     project = identity.project
-    found = await service.moments.get(("overview", project), lambda: _look(service, identity))
-    return found
+    return await service.moments.get(("overview", project), lambda: _look(service, identity))
 
 
 async def live_batches(service: Service, project: str | None) -> list[BatchStatus]:
