@@ -17,10 +17,10 @@ from batchmill.store.gauges import LimitGauge
 class LimitChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """New numbers for a limit; what is left out stays as it is, null takes a rule away."""
 
-    requests_per_minute: Count | None | UnsetType = UNSET
-    tokens_per_minute: Count | None | UnsetType = UNSET
-    requests_per_day: Count | None | UnsetType = UNSET
-    max_concurrency: Count | None | UnsetType = UNSET
+    requests_per_minute: Count | UnsetType | None = UNSET
+    tokens_per_minute: Count | UnsetType | None = UNSET
+    requests_per_day: Count | UnsetType | None = UNSET
+    max_concurrency: Count | UnsetType | None = UNSET
 
     def of(self, limit: Limit) -> Limit:
         """Return the limit with these numbers. Raises ValueError when it would limit nothing any more."""

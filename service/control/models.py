@@ -23,6 +23,8 @@ from batchmill.store.health import HealthReader
 from batchmill.store.model import LANE_OF_A_ROUTE
 from batchmill.store.statistics import Seen, SlotReader, models_seen
 
+_Word = Literal["ok", "degraded", "held", "unknown"]
+
 _WINDOWS = tuple(Window)
 _CATALOGUE_SECONDS = 60.0
 _POOR = 0.9  # of the calls must succeed, of the minutes the endpoints be up, or a model is degraded
