@@ -122,7 +122,7 @@ async def result_of(redis: Redis, batch_id: str, custom_id: str) -> Ended | None
 
 
 async def open_line(redis: Redis, batch_id: str, wanted: Callable[[Line], bool]) -> Open | None:
-    """Return the first line of an unfinished shard that is wanted; None when none is. It may have a result meanwhile."""
+    """Return the first line of the unfinished shards that is wanted, though it may have a result; None when none is."""
     for shard in await _shards(redis, batch_id):
         payload = await redis.execute_command("GET", keys.shard(shard.reference))
         stored = _decode_payload(payload) if payload else None

@@ -1,6 +1,6 @@
 """The lines of a batch over HTTP: a page of them, and all about one, its request and its answer side by side."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,7 +15,8 @@ from batchmill.store.errors import UnknownBatchError
 from batchmill.store.line_pages import BadCursorError, Ended, Open, Page, Wanted
 from batchmill.store.model import Attempt, BatchStatus, LineState, Result, Routed
 
-PENDING, RUNNING = "pending", "running"
+PENDING: Final = "pending"
+RUNNING: Final = "running"
 
 
 async def lines(
