@@ -11,15 +11,16 @@ from starlette.routing import BaseRoute, Route
 
 from batchmill.service import problems
 from batchmill.service.background import Task, running
-from batchmill.service.compat import files, outputs
+from batchmill.service.compat import batches, files, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
+from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS,)
+OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS, *batches.OPERATIONS)
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = (files.sweep_files, outputs.write_outputs)
+TASKS: tuple[Task, ...] = (take_intakes, files.sweep_files, outputs.write_outputs)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = ()

@@ -16,9 +16,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from batchmill.config.policy import BATCH_PREFIX, Budget, Limit, Policy, check_limit
+from batchmill.config.policy import BATCH_PREFIX, KEY_PREFIX, Budget, KeyBudget, Limit, Policy, check_limit
 from batchmill.openrouter.money import to_nano, to_usd
-from batchmill.store import keys
+from batchmill.store import key_budgets, keys, service_keys
 from batchmill.store.audit import Entry, note
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import StoreError, UnknownBudgetError, UnknownLimitError
@@ -72,9 +72,9 @@ class _Document(msgspec.Struct, frozen=True):
         """Return the rate limit of that name as the file declares it."""
         return next((limit for limit in self.policy.limits if limit.name == name), None)
 
-    def in_force(self, version: int) -> LivePolicy:
-        """Return the policy with what was raised and tuned."""
-        budgets = tuple(self._raised(budget) for budget in self.policy.budgets)
+    def in_force(self, version: int, of_keys: tuple[KeyBudget, ...] = ()) -> LivePolicy:
+        """Return the policy with what was raised and tuned, and with the budgets of API keys."""
+        budgets = (*map(self._raised, self.policy.budgets), *of_keys)
         limits = tuple(self._tuned(limit) for limit in self.policy.limits)
         return LivePolicy(
             version,
@@ -117,8 +117,9 @@ async def live(redis: Redis, upstream: str) -> LivePolicy:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.execute_command("GET", keys.policy(upstream))
         pipe.execute_command("HGET", keys.books(upstream), "version")
-        document, version = await pipe.execute()
-    return _read(document).in_force(int(version or 0))
+        pipe.execute_command("HVALS", service_keys.key_budgets(upstream))
+        document, version, of_keys = await pipe.execute()
+    return _read(document).in_force(int(version or 0), key_budgets.read(of_keys))
 
 
 async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: str) -> Raised:
@@ -129,6 +130,8 @@ async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: 
     """
     check_limit(to_usd(limit))
     await redis.execute_command("DEL", keys.budget_refused(upstream, name))  # who waited is to ask again
+    if name.startswith(KEY_PREFIX):
+        return Raised(name, *await key_budgets.raise_limit(redis, upstream, name, limit, who))
     if name.startswith(BATCH_PREFIX):
         return await _raise_batch(redis, upstream, name, limit, who)
     before = 0
@@ -210,8 +213,9 @@ async def _write(redis: Redis, upstream: str, change: Change) -> LivePolicy:
         nonlocal found
         before = _read(await redis.execute_command("GET", keys.policy(upstream)))
         version = int(await redis.execute_command("HGET", keys.books(upstream), "version") or 0)
+        of_keys = key_budgets.read(await redis.execute_command("HVALS", service_keys.key_budgets(upstream)))
         after, entry = change(before)
-        found = after.in_force(version)
+        found = after.in_force(version, of_keys)
         if entry is None:
             return False
         pipe.execute_command("HINCRBY", keys.books(upstream), "version", 1)
