@@ -13,11 +13,18 @@ from batchmill.service import problems
 from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, files, outputs
 from batchmill.service.context import Service
+from batchmill.service.control import document, money_api, work_api
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS, *batches.OPERATIONS)
+OPERATIONS: tuple[Operation, ...] = (
+    *files.OPERATIONS,
+    *batches.OPERATIONS,
+    *work_api.OPERATIONS,
+    *money_api.OPERATIONS,
+    *document.OPERATIONS,
+)
 """Whatever the API can do, in the order of the document."""
 
 TASKS: tuple[Task, ...] = (take_intakes, files.sweep_files, outputs.write_outputs)
@@ -42,6 +49,7 @@ def make_app(service: Service) -> Starlette:
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service
+    app.state.operations = OPERATIONS
     return app
 
 
