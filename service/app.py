@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from batchmill.service import problems
+from batchmill.service import ends, problems
 from batchmill.service.background import Task, running
-from batchmill.service.compat import batches, files, outputs
+from batchmill.service.compat import batches, file_estimates, files, outputs
 from batchmill.service.context import Service
 from batchmill.service.control import document, money_api, work_api
 from batchmill.service.endpoints import endpoint_of, failed
@@ -20,6 +20,7 @@ from batchmill.service.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
+    *file_estimates.OPERATIONS,
     *batches.OPERATIONS,
     *work_api.OPERATIONS,
     *money_api.OPERATIONS,
@@ -27,7 +28,13 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = (take_intakes, files.sweep_files, outputs.write_outputs)
+TASKS: tuple[Task, ...] = (
+    take_intakes,
+    files.sweep_files,
+    outputs.write_outputs,
+    ends.end_late_batches,
+    ends.tell_of_ends,
+)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = ()

@@ -40,6 +40,9 @@ QUEUE = (
     b"bm:to_finalize",
     b"bm:event_",
     b"bm:intakes:",
+    b"bm:{files}:all",
+    b"bm:{files}:of:",
+    b"bm:{files}:ends",
 )
 """Keys that are gone when they are empty."""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 import pytest
+import pytest_asyncio
 
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.openrouter.simulator.faults import FaultKind, Faults, ModelFaults
@@ -24,6 +25,8 @@ from .waiting import wait_until
 EVALS = Identity(project="evals", scopes=EVERY_SCOPE)
 OTHERS = Identity(project="others", scopes=EVERY_SCOPE)
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 class Ran(NamedTuple):
     """What ran: 24 lines of the project evals with a cap, six of others; of each, those for one model fail."""
@@ -33,7 +36,7 @@ class Ran(NamedTuple):
     others: BatchStatus
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ran(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ran]:
     faults = Faults(models={MODELS[1]: ModelFaults(rates={FaultKind.MODERATION: 1.0})})
     folder: Path = tmp_path_factory.mktemp("control")
@@ -45,7 +48,7 @@ async def ran(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ran]:
         yield Ran(stage, await evals.status(), await others.status())
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(ran: Ran) -> AsyncIterator[httpx.AsyncClient]:
     async with in_process(ran.scene.store.redis, ran.scene.settings, tasks=False) as client:
         yield client
