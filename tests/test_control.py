@@ -40,7 +40,7 @@ class Ran(NamedTuple):
 async def ran(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ran]:
     faults = Faults(models={MODELS[1]: ModelFaults(rates={FaultKind.MODERATION: 1.0})})
     folder: Path = tmp_path_factory.mktemp("control")
-    async with scene(folder, SimulatorOptions(seed=3, latency="20ms", faults=faults)) as stage:
+    async with scene(folder, SimulatorOptions(seed=3, latency="20", faults=faults)) as stage:
         evals = await stage.producer.submit(list(fleet_helpers.lines(24)), project="evals", max_cost="2")
         others = await stage.producer.submit(list(fleet_helpers.lines(6)), project="others")
         await gather(evals)
@@ -135,7 +135,14 @@ async def test_of_another_project_nothing_exists(ran: Ran) -> None:
         assert ran.evals.id.encode() not in msgspec.json.encode(view), type(view)
 
 
+async def counted(client: httpx.AsyncClient) -> bool:
+    """Whether the workers have told what they counted, which they do each second."""
+    whole = await get(client, "/v1/overview")
+    return sum(part["calls"] for part in whole["throughput"]["hour"]) >= 15
+
+
 async def test_models_tell_how_they_do(ran: Ran, client: httpx.AsyncClient) -> None:
+    await wait_until(lambda: counted(client), "the calls are counted")
     found = {one["model"]: one for one in (await get(client, "/v1/model_states"))["data"]}
     good = found[MODELS[0]]
     assert (good["health"], good["calls"], good["failures"]) == ("ok", 15, 0)
@@ -149,9 +156,9 @@ async def test_the_fleet_and_what_it_did(ran: Ran, client: httpx.AsyncClient) ->
     told = await get(client, "/v1/fleet")
     assert (told["alive"], told["in_air"], len(told["workers"])) == (2, 0, 2)
     assert all(worker["alive"] and worker["silent_seconds"] < 10 for worker in told["workers"])
+    await wait_until(lambda: counted(client), "the calls are counted")
     whole = await get(client, "/v1/overview")
     assert (whole["workers"], whole["batches"], whole["lanes"], whole["blocked"]) == (2, {}, [], [])
-    assert sum(part["calls"] for part in whole["throughput"]["hour"]) >= 15
     assert [part["seconds"] for part in whole["throughput"]["minute"]] == [10] * 6
     assert whole["throughput"]["per_second"] > 0
 
