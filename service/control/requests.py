@@ -17,8 +17,6 @@ _NO_FILE = (
 )
 _FILE_GONE = "The request was in the uploaded file '{file}', which is there no more."
 _NOT_IN_FILE = "The uploaded file '{file}' has no line with this custom_id."
-
-
 _NOTHING = msgspec.Raw(b"")
 
 
