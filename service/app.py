@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from batchmill.service import ends, problems
+from batchmill.service.access import keys
+from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, file_estimates, files, outputs
 from batchmill.service.context import Service
@@ -22,6 +25,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
     *file_estimates.OPERATIONS,
     *batches.OPERATIONS,
+    *keys.OPERATIONS,
     *work_api.OPERATIONS,
     *money_api.OPERATIONS,
     *document.OPERATIONS,
@@ -53,6 +57,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *PAGES],
         lifespan=lifespan,
+        middleware=[Middleware(Guard)],
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service

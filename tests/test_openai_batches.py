@@ -9,11 +9,18 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
+from batchmill.openrouter.simulator import Simulator
 
 from .batch_api_helpers import MODEL, ask, create, finish, get, jsonl, line, submit, upload, when
 from .service_helpers import in_process
+from .waiting import wait_until
 
 DAY = 86_400
+NO_MODEL = {"messages": [{"role": "user", "content": "Secret"}]}
+DUPLICATE = (
+    "The custom_id 'line-0' for this request is a duplicate of another request. "
+    "The custom_id parameter must be unique for each request in a batch."
+)
 USAGE = {
     "input_tokens": 20,
     "input_tokens_details": {"cached_tokens": 4},
@@ -160,9 +167,48 @@ async def test_what_can_t_be_created(
     assert (await client.get("/v1/batches")).json()["data"] == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"'])
+NO_BODIES = (
+    b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"input_file_id":"\\ud83d"}', b'{"max_cost_usd":NaN}', b"[" * 9000,
+    b'{"metadata":' + b'{"a":' * 9000, b'{"metadata":' + b'{"a":' * 9000 + b"1" + b"}" * 9001,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("body", NO_BODIES, ids=range(len(NO_BODIES)))
 async def test_a_body_that_is_no_object(client: httpx.AsyncClient, body: bytes) -> None:
     error_of(await client.post("/v1/batches", content=body))
+
+
+NASTY: list[Any] = [
+    None, True, 0, -1, 10**30, 1e308, 1e-30, "", "\0", "é" * 300, "\U0001f600", [], {}, [None], [[]], {"a": None},
+    {"": ""}, {"anchor": "created_at", "seconds": 1e9}, "NaN", "Infinity", "-Infinity", "sNaN", "-0", "1e400", "1e-400",
+    "0.0000000001",
+]  # fmt: skip
+FIELDS = (
+    "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "max_cost_usd", "priority",
+    "fallback_models", "strategy", "on_invalid", "cache", "webhook_url", "tags", "idempotency_key", "", "id",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+async def test_whatever_is_in_a_body_it_is_no_defect(redis: Redis, settings: Settings, field: str) -> None:
+    async with in_process(redis, settings, tasks=False) as client:
+        for value in NASTY:
+            fields: dict[str, Any] = {"input_file_id": "file-1", field: value}
+            reply = await ask(client, **fields)
+            assert reply.status_code in (200, 400), (value, reply.text)
+            if reply.status_code == 400:
+                assert reply.json()["error"]["message"]
+                assert reply.json()["error"]["param"] is not None, (value, reply.text)
+
+
+@pytest.mark.parametrize("after", ["", "(", "+", "-", "\0", "batch_", "é", "x" * 5000])
+async def test_whatever_a_page_is_to_begin_after(client: httpx.AsyncClient, after: str) -> None:
+    batch = await create(client, "file-none")
+    reply = await client.get("/v1/batches", params={"after": after})
+    assert reply.status_code == 200
+    assert [one["id"] for one in reply.json()["data"]] in ([], [batch["id"]])
+    if not after:
+        assert reply.json()["data"]
 
 
 async def test_an_unknown_input_file_fails_the_batch_later(client: httpx.AsyncClient) -> None:
@@ -214,8 +260,7 @@ async def test_a_file_of_another_purpose_is_refused(client: httpx.AsyncClient, r
             line(0),
             "duplicate_custom_id",
             "custom_id",
-            "The custom_id 'line-0' for this request is a duplicate of another request. "
-            "The custom_id parameter must be unique for each request in a batch.",
+            DUPLICATE,
         ),
         (
             line(1, url="/v1/embeddings"),
@@ -249,8 +294,7 @@ async def test_a_line_that_is_wrong(
     assert "Secret" not in fault["message"]
 
 
-async def test_an_input_file_without_a_line(redis: Redis, settings: Settings) -> None:
-    """An upload refuses it; a line of spaces gets past that."""
+async def test_an_input_file_with_too_many_lines(redis: Redis, settings: Settings) -> None:
     limits = msgspec.structs.replace(settings.service, max_batch_lines=2)
     async with in_process(redis, msgspec.structs.replace(settings, service=limits)) as client:
         (fault,) = await faults(client, line(0), line(1), line(2))
@@ -263,6 +307,39 @@ async def test_an_input_file_with_too_many_bytes(redis: Redis, settings: Setting
     async with in_process(redis, msgspec.structs.replace(settings, service=limits)) as client:
         (fault,) = await faults(client, line(0))
         assert (fault["code"], fault["line"]) == ("file_too_large", None)
+
+
+async def test_what_a_batch_costs_and_a_model_that_there_is_not(real_redis: Redis, settings: Settings) -> None:
+    """At OpenRouter, whose prices are known."""
+    async with Simulator() as simulator:
+        upstream = msgspec.structs.replace(settings.upstream, base_url=simulator.base_url)
+        rehearsed = msgspec.structs.replace(settings, upstream=upstream, simulate=True)
+        async with in_process(real_redis, rehearsed) as client:
+            body = {"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+            batch = await submit(client, [line(0, body=body)], max_cost_usd=0.5)
+            cost: dict[str, Any] = {}
+
+            async def estimated() -> bool:
+                cost.update((await get(client, batch["id"]))["x_cost"])
+                return cost["estimate_usd"] is not None
+
+            await wait_until(estimated)
+            assert 0 < cost["estimate_usd"] < 0.01
+            assert (cost["spent_usd"], cost["held_usd"], cost["cap_usd"]) == (0, 0, 0.5)
+            (fault,) = await faults(client, line(0, body=body | {"model": "no/such"}))
+            assert (fault["code"], fault["param"], fault["line"]) == ("model_not_found", "body.model", 1)
+            assert fault["message"].startswith("The provided model 'no/such' is not supported by the Batch API. ")
+            (fault,) = await faults(client, line(0, body=body | {"max_tokens": 10_000}), max_cost_usd="0.000001")
+            assert (fault["code"], fault["param"]) == ("over_budget", "body.max_tokens")
+            assert "max_cost_usd" in fault["message"]
+            assert "--" not in fault["message"]
+
+
+@pytest.mark.parametrize("url", ["ftp://example.com", "http://127.0.0.1/hook", "http://me:secret@example.com/"])
+async def test_a_webhook_that_can_t_be(client: httpx.AsyncClient, url: str) -> None:
+    error = error_of(await ask(client, input_file_id="file-1", webhook_url=url))
+    assert (error["param"], error["code"]) == ("webhook_url", "invalid_value")
+    assert "secret" not in error["message"]
 
 
 async def test_no_more_than_twenty_errors_are_told(client: httpx.AsyncClient) -> None:
