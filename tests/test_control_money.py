@@ -63,6 +63,7 @@ def exact(reply: httpx.Response) -> Any:
 
 
 async def test_a_budget_is_raised_and_lowered_and_everybody_sees_who_did_it(client: httpx.AsyncClient) -> None:
+    assert exact(await client.get("/v1/budgets"))["data"][0]["limit_usd"] == 10
     raised = await client.patch("/v1/budgets/all", json={"limit_usd": 12.5})
     assert raised.status_code == 200
     told = exact(raised)
