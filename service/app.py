@@ -16,6 +16,7 @@ from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, file_estimates, files, outputs
 from batchmill.service.context import Service
+from batchmill.service.control import document, money_api, work_api
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
@@ -26,6 +27,9 @@ OPERATIONS: tuple[Operation, ...] = (
     *batches.OPERATIONS,
     *keys.OPERATIONS,
     *health.OPERATIONS,
+    *work_api.OPERATIONS,
+    *money_api.OPERATIONS,
+    *document.OPERATIONS,
 )
 """Whatever the API can do, in the order of the document."""
 
@@ -58,6 +62,7 @@ def make_app(service: Service) -> Starlette:
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service
+    app.state.operations = OPERATIONS
     return app
 
 
