@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,7 @@ async def test_what_an_earlier_try_left_is_discarded(redis: Redis) -> None:
 @pytest.mark.parametrize("flushed", [False, True], ids=["early", "late"])
 @pytest.mark.parametrize("released", [False, True], ids=["staged", "let go"])
 async def test_a_slow_try_writes_nothing_any_more(
-    redis: Redis, step: Callable[[Staging], asyncio.Future[object]], released: bool, flushed: bool
+    redis: Redis, step: Callable[[Staging], Awaitable[object]], released: bool, flushed: bool
 ) -> None:
     slow, second = attempt(redis), attempt(redis)
     await stage(slow, 2)
