@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from batchmill.service import problems
 from batchmill.service.background import Task, running
 from batchmill.service.context import Service
+from batchmill.service.dashboard import pages as dashboard
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.operations import Operation
 
@@ -21,7 +22,7 @@ OPERATIONS: tuple[Operation, ...] = ()
 TASKS: tuple[Task, ...] = ()
 """Whatever a gateway does beside answering."""
 
-PAGES: tuple[BaseRoute, ...] = ()
+PAGES: tuple[BaseRoute, ...] = dashboard.ROUTES
 """What people see: the dashboard."""
 
 
@@ -40,6 +41,7 @@ def make_app(service: Service) -> Starlette:
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service
+    app.state.operations = OPERATIONS  # the dashboard asks them
     return app
 
 
