@@ -1,0 +1,70 @@
+"""From a template and what it shows to an answer."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from batchmill.service.dashboard import charts, forms
+from batchmill.service.dashboard.figures import FILTERS
+from batchmill.service.identity import Identity, Scope
+
+STATIC = Path(__file__).parent / "static"
+THEME = "batchmill_theme"
+LIVE = "x-live"
+"""The header by which our script asks for the middle of a page alone."""
+
+THEMES = ("auto", "light", "dark")
+_NAVIGATION = (
+    ("/", "Overview"),
+    ("/batches", "Batches"),
+    ("/models", "Models"),
+    ("/spend", "Spend"),
+    ("/fleet", "Fleet"),
+)
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("batchmill.service.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(FILTERS)
+    made.globals.update(columns=charts.columns, divided=charts.divided, static=_address)
+    return made
+
+
+def page(
+    request: Request, template: str, identity: Identity | None, *, status: int = 200, live: bool = True, **shown: Any
+) -> Response:
+    """Return a page; only its middle when our script asks for that. `live`: it is brought up to date by itself."""
+    theme = request.cookies.get(THEME, THEMES[0])
+    text = _templates().get_template(template).render(
+        shown,
+        frame="bare.html" if LIVE in request.headers else "layout.html",
+        live=live,
+        path=request.url.path,
+        here=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
+        navigation=_NAVIGATION,
+        identity=identity,
+        may_change=identity is not None and Scope.ADMIN in identity.scopes,
+        may_submit=identity is not None and Scope.SUBMIT in identity.scopes,
+        theme=theme if theme in THEMES else THEMES[0],
+        csrf=forms.token_of(request),
+    )  # fmt: skip
+    return HTMLResponse(text, status, {"cache-control": "no-store"})
+
+
+@cache
+def _address(name: str) -> str:
+    """Return where a file of ours is; the address changes with its content, so a browser may keep it."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{name}?v={digest}"
