@@ -65,6 +65,7 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         max_cost=status.max_cost,
         tags=status.tags,
         cache=status.cache,
+        key=status.key,
     )
     pricer = await pricer_for(redis, settings, conditions)
     staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days)
@@ -86,6 +87,7 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         max_cost=status.max_cost,
         tags=status.tags,
         cache=status.cache,
+        key=status.key,
     )
     return await staging.release(facts), counts.total()
 

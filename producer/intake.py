@@ -182,6 +182,7 @@ async def submit(
             max_cost=conditions.max_cost,
             tags=conditions.tags,
             cache=conditions.cache,
+            key=conditions.key,
         )
         batch_id = await staging.release(facts, refused)
     except BaseException:

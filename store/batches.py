@@ -27,7 +27,7 @@ _NUMBERS = (
     "cached", "max_cost",
     *(state.value for state in LineState),
 )  # fmt: skip
-_TEXTS = ("source", "retry_of", "upstream", "project")
+_TEXTS = ("source", "retry_of", "upstream", "project", "key")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 

@@ -139,6 +139,7 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
     route: Route | None = None
     tags: tuple[str, ...] = ()  # "key=value", for reports
     cache: bool = False  # the same line may be answered from an earlier result
+    key: str | None = None  # id of the API key that handed the lines over; it may have a budget of its own
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -273,6 +274,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars; the batch's own budget
     tags: tuple[str, ...] = ()  # "key=value"
+    key: str | None = None  # id of the API key that handed it over
     blocked_on: str | None = None  # why nothing moves, in words; None when it moves or is done
     blocked_by: tuple[str, ...] = ()  # the same as kinds: worker, place, or the gate's words (budget, limit, pause ...)
 

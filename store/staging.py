@@ -68,6 +68,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     max_cost: int | None = None  # nano-dollars
     tags: tuple[str, ...] = ()  # "key=value"
     cache: bool = False  # lines may be answered from earlier results
+    key: str | None = None  # id of the API key that handed it over
 
 
 def new_batch_id() -> str:
@@ -186,7 +187,7 @@ class Staging:
         fields += ["total", facts.total, "models", msgspec.json.encode(facts.models), "upstream", self._upstream]
         fields += ["content", facts.content]
         fields += ["project", facts.project, "priority", facts.priority.value]
-        for name, value in (("source", facts.source), ("retry_of", facts.retry_of)):
+        for name, value in (("source", facts.source), ("retry_of", facts.retry_of), ("key", facts.key)):
             if value:
                 fields += [name, value]
         if facts.max_cost is not None:

@@ -12,13 +12,15 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.requests import Request
 
 from batchmill.service import problems
+from batchmill.service.access.gate import COOKIE
+from batchmill.service.access.origin import is_own
 from batchmill.service.bodies import read_body
 from batchmill.store import sessions
 
-COOKIE = "batchmill_session"
-CSRF_HEADER = "x-csrf-token"
-CSRF_FIELD = "csrf"
+FIELD = "csrf"
+"""The field with the token."""
 
+_IDENTITY = (b"authorization", b"x-api-key", b"cookie")
 _MOST_BYTES = 64 * 1024
 _SILENCE = 10.0  # seconds
 _SECRET = secrets.token_bytes(32)  # a page from before a restart must be loaded anew
@@ -30,23 +32,25 @@ def token_of(request: Request) -> str:
     return sessions.csrf_of(session) if session else hmac.new(_SECRET, b"csrf", hashlib.sha256).hexdigest()
 
 
-async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form of ours. Raises ApiError: 403 for one that is not, 413, 408."""
-    if not _same_site(request):
+async def read_form(request: Request, *, anonymous: bool = False) -> dict[str, str]:
+    """Return the fields of a form of ours, its token among them. Raises ApiError: 403 for one that is not, 413, 408.
+
+    `anonymous` forms need no token: they do nothing with anybody's rights, and may come to another gateway.
+    """
+    if not is_own(request):
         raise problems.forbidden("This form was sent by another site; nothing was done.")
     body = await read_body(request, _MOST_BYTES, _SILENCE)
     fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-    if not hmac.compare_digest(fields.pop(CSRF_FIELD, "").encode(), token_of(request).encode()):
+    given = fields.get(FIELD, "")
+    if not anonymous and not hmac.compare_digest(given.encode(), token_of(request).encode()):
         raise problems.forbidden("This page is out of date; nothing was done. Load it again and repeat.")
     return fields
 
 
-def trusted(request: Request, **headers: str) -> Request:
-    """Return a request whose form was read and found ours, with the headers that say so, and others if given."""
-    more = {CSRF_HEADER: token_of(request), **headers}
-    kept = [(name, value) for name, value in request.scope["headers"] if name.decode("latin-1") not in more]
-    added = [(name.encode(), value.encode("latin-1", "replace")) for name, value in more.items()]
-    return Request({**request.scope, "headers": [*kept, *added]})
+def with_key(request: Request, key: str) -> Request:
+    """Return a request as if its sender had a key, and no session."""
+    kept = [(name, value) for name, value in request.scope["headers"] if name not in _IDENTITY]
+    return Request({**request.scope, "headers": [*kept, (b"authorization", f"Bearer {key}".encode())]})
 
 
 def local(address: str) -> str:
@@ -54,11 +58,3 @@ def local(address: str) -> str:
     parts = urlsplit(address)
     inside = address.startswith("/") and not address.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
     return address if inside and "\r" not in address and "\n" not in address else "/"
-
-
-def _same_site(request: Request) -> bool:
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site == "same-origin"
-    origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")

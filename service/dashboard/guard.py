@@ -10,7 +10,7 @@ from batchmill.config.errors import BatchmillError
 from batchmill.service import problems
 from batchmill.service.access.gate import identify
 from batchmill.service.dashboard.asking import Visitor
-from batchmill.service.dashboard.forms import local, read_form, trusted
+from batchmill.service.dashboard.forms import FIELD, local, read_form
 from batchmill.service.dashboard.rendering import page
 from batchmill.service.problems import ApiError
 from redis.exceptions import RedisError
@@ -32,7 +32,7 @@ def seen(view: View) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         try:
-            visitor = await _visitor(request, request)
+            visitor = await _visitor(request)
             return await view(visitor)
         except ApiError as error:
             return failed(request, error)
@@ -48,7 +48,7 @@ def done(action: Action) -> Endpoint:
         try:
             fields = await read_form(request)
             back = local(fields.pop("back", "/"))
-            visitor = await _visitor(request, trusted(request))
+            visitor = await _visitor(request, fields.pop(FIELD))
             return RedirectResponse(await action(visitor, fields) or back, _SEE_OTHER)
         except ApiError as error:
             return failed(request, error)
@@ -65,10 +65,10 @@ def failed(request: Request, error: ApiError) -> Response:
     return page(request, "problem.html", None, status=error.status, live=False, title=title, message=error.message)
 
 
-async def _visitor(request: Request, trusted_request: Request) -> Visitor:
+async def _visitor(request: Request, form_token: str | None = None) -> Visitor:
     service = request.app.state.service
     try:
-        identity = await identify(service, trusted_request)
+        identity = await identify(service, request, form_token=form_token)
     except (RedisError, BatchmillError, TimeoutError) as error:
         raise problems.unavailable("Nothing can be shown, and nothing is sent, until Redis is back.") from error
     return Visitor(service, request, identity)

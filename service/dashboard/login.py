@@ -3,7 +3,8 @@
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from batchmill.service.access.gate import identify
+from batchmill.service.access.gate import COOKIE, identify
+from batchmill.service.access.origin import is_https
 from batchmill.service.dashboard import forms
 from batchmill.service.dashboard.guard import failed
 from batchmill.service.dashboard.rendering import page
@@ -22,20 +23,18 @@ async def enter(request: Request) -> Response:
     """Begin a session, or say why not."""
     service = request.app.state.service
     try:
-        fields = await forms.read_form(request)
+        fields = await forms.read_form(request, anonymous=True)
         wanted = forms.local(fields.get("next", "/"))
         key = fields.get("key", "").strip()
         if not key:
             return _page(request, wanted, "Enter an API key.", 400)
-        asked = forms.without_session(request, authorization=f"Bearer {key}")
-        identity = await identify(service, asked)
+        identity = await identify(service, forms.with_key(request, key))
     except ApiError as error:
         return _page(request, "/", error.message, error.status)
     answer = RedirectResponse(wanted, _SEE_OTHER)
     if identity.key_id is not None:
         token = await sessions.create(service.redis, identity.key_id)
-        secure = request.url.scheme == "https"
-        answer.set_cookie(forms.COOKIE, token, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=is_https(request))
     return answer
 
 
@@ -45,10 +44,10 @@ async def leave(request: Request) -> Response:
         await forms.read_form(request)
     except ApiError as error:
         return failed(request, error)
-    if token := request.cookies.get(forms.COOKIE):
+    if token := request.cookies.get(COOKIE):
         await sessions.delete(request.app.state.service.redis, token)
     answer = RedirectResponse("/login", _SEE_OTHER)
-    answer.delete_cookie(forms.COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return answer
 
 

@@ -9,9 +9,10 @@ from starlette.staticfiles import StaticFiles
 
 from batchmill.service.dashboard import actions, login
 from batchmill.service.dashboard.asking import Visitor, together
-from batchmill.service.dashboard.forms import local
+from batchmill.service.dashboard.forms import local, read_form
 from batchmill.service.dashboard.guard import done, failed, seen
 from batchmill.service.dashboard.rendering import STATIC, THEME, THEMES, page
+from batchmill.service.problems import ApiError
 
 _PAGE = 25
 _LINES = 50
@@ -94,11 +95,8 @@ async def fleet(visitor: Visitor) -> Response:
 
 async def theme(request: Request) -> Response:
     """Remember light, dark, or as the system is."""
-    from batchmill.service.dashboard.forms import read_form
-    from batchmill.service.problems import ApiError
-
     try:
-        fields = await read_form(request)
+        fields = await read_form(request, anonymous=True)
     except ApiError as error:
         return failed(request, error)
     chosen = fields.get("theme", "")
