@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 from markupsafe import Markup
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -112,6 +113,11 @@ def moment(at: int | None) -> Markup:
     return _time(at, datetime.fromtimestamp(at, UTC).strftime("%d %b %H:%M:%S"))
 
 
+def pretty(value: object) -> str:
+    """Return JSON as people read it."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
 def words(value: str) -> str:
     """Return an identifier as words."""
     return value.replace("_", " ")
@@ -140,4 +146,5 @@ FILTERS = {
     "ago": ago,
     "moment": moment,
     "words": words,
+    "pretty": pretty,
 }

@@ -1,6 +1,7 @@
 """The pages, and where each is."""
 
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -14,6 +15,7 @@ from batchmill.service.dashboard.guard import done, failed, seen
 from batchmill.service.dashboard.rendering import STATIC, THEME, THEMES, page
 from batchmill.service.problems import ApiError
 
+_SEE_OTHER = 303
 _PAGE = 25
 _LINES = 50
 _A_YEAR = 365 * 86_400
@@ -33,7 +35,9 @@ async def overview(visitor: Visitor) -> Response:
 
 
 async def batches(visitor: Visitor) -> Response:
-    """All batches, newest first."""
+    """All batches, newest first; with an id, that batch."""
+    if wanted := visitor.request.query_params.get("id"):
+        return RedirectResponse(f"/batches/{quote(wanted.strip(), safe='')}", _SEE_OTHER)
     after = visitor.request.query_params.get("after")
     found = await visitor.get("/v1/batches", limit=_PAGE, after=after)
     return page(visitor.request, "batches.html", visitor.identity, found=found, after=after)
@@ -100,7 +104,7 @@ async def theme(request: Request) -> Response:
     except ApiError as error:
         return failed(request, error)
     chosen = fields.get("theme", "")
-    answer: Any = RedirectResponse(local(fields.get("back", "/")), 303)
+    answer: Any = RedirectResponse(local(fields.get("back", "/")), _SEE_OTHER)
     answer.set_cookie(THEME, chosen if chosen in THEMES else THEMES[0], max_age=_A_YEAR, samesite="strict")
     return answer
 
