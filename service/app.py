@@ -11,15 +11,17 @@ from starlette.routing import BaseRoute, Route
 
 from batchmill.service import problems
 from batchmill.service.background import Task, running
+from batchmill.service.compat import batches, files, outputs
 from batchmill.service.context import Service
 from batchmill.service.dashboard import pages as dashboard
 from batchmill.service.endpoints import endpoint_of, failed
+from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = ()
+OPERATIONS: tuple[Operation, ...] = (*files.OPERATIONS, *batches.OPERATIONS)
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = ()
+TASKS: tuple[Task, ...] = (take_intakes, files.sweep_files, outputs.write_outputs)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = dashboard.ROUTES
