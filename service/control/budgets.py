@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+from batchmill.config.policy import KEY_PREFIX
 from batchmill.openrouter.money import to_nano, to_usd
 from batchmill.service import problems
 from batchmill.service.context import Service
@@ -21,12 +22,13 @@ _PERCENT = 100
 
 async def budgets(service: Service, identity: Identity) -> Budgets:
     """Return the budgets in their present windows: of a project its own, and what is free of those that it shares."""
-    found = await service.moments.get(BATCH, lambda: gauges.budgets(service.redis, service.upstream))
+    found = await service.moments.get(("budgets",), lambda: gauges.budgets(service.redis, service.upstream))
     if identity.project is None:
         return Budgets(data=tuple(budget_shape(gauge) for gauge in found))
     owners = await _owners(service, [gauge for gauge in found if gauge.window == BATCH])
     own = [gauge for gauge in found if owners.get(gauge.name, gauge.project) == identity.project]
     shared = [gauge for gauge in found if gauge.project is None and gauge.window != BATCH]
+    shared = [gauge for gauge in shared if not gauge.name.startswith(KEY_PREFIX)]  # that of a key of all projects
     return Budgets(
         data=tuple(budget_shape(gauge) for gauge in own), shared=tuple(_shared_shape(gauge) for gauge in shared)
     )

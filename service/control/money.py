@@ -54,7 +54,7 @@ class Raised(Shape, frozen=True):
 
 
 class Suspect(Shape, frozen=True):
-    """Money of a call whose outcome nobody knows; it counts as spent until the upstream's books or a person say more."""
+    """Money of a call of unknown outcome; it counts as spent until the upstream's books, or a person, say more."""
 
     hold: str
     amount_usd: Decimal
@@ -132,7 +132,7 @@ class PeriodOutlook(Shape, frozen=True):
 
 
 class BudgetForecast(Shape, frozen=True):
-    """How a budget will stand. `outlook`: exhausted, exceeds, may_exceed, holds, unknown; `runs_out_by` pace or queue."""
+    """How a budget will stand: exhausted, exceeds, may_exceed, holds or unknown; `runs_out_by`: pace or queue."""
 
     name: str
     window: str
@@ -171,7 +171,7 @@ class Paced(Shape, frozen=True):
     days: int
     daily_usd: Decimal | None = None
     weekly_change_usd: Decimal | None = None
-    weekday_percent: dict[str, int] = {}
+    weekday_percent: dict[str, int] | None = None
 
 
 class Forecast(Shape, frozen=True):

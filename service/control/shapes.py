@@ -30,12 +30,14 @@ class Pauses(Shape, frozen=True):
 
 
 class Lane(Shape, frozen=True):
-    """What waits for one model, or for one route. `exact` false: so many shards that the lines were extrapolated."""
+    """The lines without a result for one model, or for one route, those in the air included; and of how many batches.
+
+    Of a batch in several lanes only the sum is exact: how it is spread follows from its unfinished shards.
+    """
 
     lane: str
     lines: int
-    shards: int
-    exact: bool = True
+    batches: int
 
 
 class Slice(Shape, frozen=True):
@@ -82,7 +84,7 @@ class CostNow(Shape, frozen=True):
 
 
 class Overview(Shape, frozen=True):
-    """Everything at one moment. What concerns all projects (throughput, workers by name) is null for a project's key."""
+    """Everything at one moment. For a project's key only its own work counts, and the fleet's throughput is null."""
 
     at: int
     project: str | None
