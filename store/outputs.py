@@ -31,7 +31,7 @@ async def drop(redis: Redis, batch_id: str) -> None:
     await redis.execute_command("ZREM", service_keys.to_finalize(), batch_id)
 
 
-async def mark_written(redis: Redis, batch_id: str) -> bool:
-    """Say that a batch's files are in storage. False when the batch is gone."""
+async def mark_written(redis: Redis, batch_id: str, *, output: bool, errors: bool) -> bool:
+    """Say that a batch's files are in storage, those that are not empty. False when the batch is gone."""
     names = [keys.batch(batch_id), service_keys.to_finalize(), service_keys.finalizing(batch_id)]
-    return bool(await _files_written(redis, names, [batch_id]))
+    return bool(await _files_written(redis, names, [batch_id, int(output), int(errors)]))
