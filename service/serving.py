@@ -31,9 +31,11 @@ async def serve(redis: Redis, settings: Settings, ready: Callable[[str], None], 
     service = Service(redis, settings, Producer(redis, settings), open_blobs(settings))
     listen = settings.service
     sockets = [_listening(listen.host, listen.port)]
+    app = make_app(service)
+    app.state.stopping = stop  # so that answers without an end have one
     server = _Server(
         uvicorn.Config(
-            make_app(service),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -7,9 +7,9 @@ from batchmill.openrouter.money import to_nano, to_usd
 from batchmill.service import problems
 from batchmill.service.context import Service
 from batchmill.service.control.common import seconds, usd, who
-from batchmill.service.control.money import Budget, Budgets, Raised, Released, SharedBudget, Suspect, Suspects
+from batchmill.service.control.money import Accepted, Budget, Budgets, Raised, Released, SharedBudget, Suspect, Suspects
 from batchmill.service.identity import Identity
-from batchmill.store import gauges, keys, lanes, suspects
+from batchmill.store import epoch, gauges, keys, lanes, suspects
 from batchmill.store.errors import UnknownBudgetError
 from batchmill.store.gauges import BudgetGauge
 from batchmill.store.policy import raise_budget
@@ -74,6 +74,11 @@ async def release(service: Service, identity: Identity, holds: tuple[str, ...] |
     asked = list(known) if holds is None else list(dict.fromkeys(holds))
     freed = await suspects.release(service.redis, service.upstream, asked, who(identity)) if asked else []
     return Released(holds=tuple(freed), total_usd=to_usd(sum(known[hold].amount for hold in freed)))
+
+
+async def accept(service: Service, identity: Identity) -> Accepted:
+    """Go on with books that were restored from an older copy. For operators."""
+    return Accepted(accepted=await epoch.accept(service.redis, service.upstream, who(identity)))
 
 
 def budget_shape(gauge: BudgetGauge) -> Budget:

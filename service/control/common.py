@@ -22,7 +22,7 @@ def seconds(milliseconds: int | None) -> int | None:
 
 def who(identity: Identity) -> str:
     """Return who asks, for the audit."""
-    return "http@loopback" if identity.key_id is None else f"key {identity.key_id}"
+    return f"key:{identity.key_name or identity.key_id}" if identity.key_id else "somebody on this machine"
 
 
 def pause_shape(pause: gauges.Pause) -> Pause:

@@ -291,3 +291,9 @@ class Audit(Shape, frozen=True):
     """The newest changes, newest first."""
 
     data: tuple[AuditEntry, ...]
+
+
+class Accepted(Shape, frozen=True):
+    """Whether there was an alarm; the books count as they are."""
+
+    accepted: bool

@@ -294,3 +294,22 @@ class LineDetail(Shape, frozen=True):
     output_tokens: int | None
     attempts: tuple[AttemptShape, ...]
     routed: RoutedShape | None
+
+
+class BatchBrief(Shape, frozen=True):
+    """How far a batch is, as the events tell it; the whole Batch object is at its own address."""
+
+    id: str
+    project: str
+    status: str
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    cached: int
+    spent_usd: Decimal
+    cap_usd: Decimal | None
+    blocked_on: str | None
