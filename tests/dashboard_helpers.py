@@ -241,7 +241,7 @@ def answers() -> dict[tuple[str, str], Any]:
         ("GET", "/v1/model_states"): shapes.ModelStates(
             at=NOW, data=(model_state(MODELS[0]), model_state(MODELS[1], "open"), model_state(MODELS[2], latency_ms=None, price=None, limits=()))
         ),
-        ("GET", "/v1/pauses"): shapes.Pauses(data=(shapes.Pause(scope="operator", model=MODELS[2], reason="maintenance"),)),
+        ("GET", "/v1/pauses"): shapes.Pauses(data=(shapes.Pause(scope="operator", model=MODELS[2], reason="maintenance", by_operator=True),)),
         ("GET", "/v1/budgets"): money.Budgets(
             data=(budget(), budget("search", limit_usd=D(5), spent_usd=D("5"), held_usd=D(0), suspect_usd=D(0), debt_usd=D("0.02"), free_usd=D(0))),
             shared=(money.SharedBudget(name="company", window="month", resets_at=NOW + DAY, free_percent=41),),
@@ -266,6 +266,7 @@ class AnyBody(msgspec.Struct):
     """Whatever an action may send."""
 
     limit_usd: D | None = None
+    model: str | None = None
 
 
 class AnyQuery(msgspec.Struct):
@@ -277,6 +278,7 @@ class AnyQuery(msgspec.Struct):
     search: str | None = None
     by: str | None = None
     at: str | None = None
+    all: bool = False
 
 
 def operations(told: dict[tuple[str, str], Any], asked: Asked) -> tuple[Operation, ...]:
@@ -297,6 +299,9 @@ def operations(told: dict[tuple[str, str], Any], asked: Asked) -> tuple[Operatio
     admin = [
         made("PATCH", "/v1/budgets/{name:path}", Scope.ADMIN, AnyBody),
         made("POST", "/v1/alerts/{alert_id:path}/ack", Scope.ADMIN),
+        made("POST", "/v1/pauses", Scope.ADMIN, AnyBody),
+        made("DELETE", "/v1/pauses/{model:path}", Scope.ADMIN),
+        made("POST", "/v1/books/accept", Scope.ADMIN),
         made("POST", "/v1/breakers/{model:path}/trip", Scope.ADMIN),
         made("POST", "/v1/breakers/{model:path}/reset", Scope.ADMIN),
     ]

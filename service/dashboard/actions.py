@@ -41,6 +41,21 @@ async def reset(visitor: Visitor, _: Fields) -> None:
     await visitor.do("POST", f"/v1/breakers/{_part(visitor, 'model')}/reset")
 
 
+async def pause(visitor: Visitor, _: Fields) -> None:
+    """Send nothing of a model until somebody resumes it."""
+    await visitor.do("POST", "/v1/pauses", model=_part(visitor, "model"))
+
+
+async def resume(visitor: Visitor, _: Fields) -> None:
+    """End a pause."""
+    await visitor.do("DELETE", f"/v1/pauses/{_part(visitor, 'model')}")
+
+
+async def accept_books(visitor: Visitor, _: Fields) -> None:
+    """Let workers send again, by books that were restored."""
+    await visitor.do("POST", "/v1/books/accept")
+
+
 def _part(visitor: Visitor, name: str) -> str:
     return str(visitor.request.path_params[name])
 
@@ -62,5 +77,8 @@ ACTIONS: tuple[tuple[str, Action], ...] = (
     ("/alerts/{alert_id:path}/ack", acknowledge),
     ("/breakers/{model:path}/trip", trip),
     ("/breakers/{model:path}/reset", reset),
+    ("/pauses/{model:path}/end", resume),
+    ("/pauses/{model:path}", pause),
+    ("/books/accept", accept_books),
 )
 """Where each form is sent."""

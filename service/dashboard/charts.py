@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import floor, log10
 
-_NICE = (1, 2, 5, 10)
+_NICE = tuple(map(Decimal, ("1", "1.5", "2", "3", "4", "5", "6", "8", "10")))
 _GAP = 0.25  # of a bar's place
 
 
@@ -69,7 +69,7 @@ def columns(values: Sequence[tuple[str, Decimal]], width: int = 720, height: int
 
 
 def ceiling(value: Decimal) -> Decimal:
-    """Return the next of 1, 2, 5, 10, 20 ... (or 0.5, 0.2 ...) that is not less; 1 for nothing."""
+    """Return the next round number that is not less; 1 for nothing."""
     if value <= 0:
         return Decimal(1)
     step = Decimal(10) ** floor(log10(value))

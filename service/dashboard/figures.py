@@ -13,7 +13,7 @@ from markupsafe import Markup
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _COMPACT = 100_000  # from here on a count is shortened
 _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
-_CENT = Decimal("0.01")
+_TENTH = Decimal("0.1")
 _GRAIN = Decimal("0.000001")  # dollars; less is said to be less
 _LARGE = Decimal(10_000)
 _NONE = Markup('<span class="none" title="not known">–</span>')
@@ -34,8 +34,8 @@ def dollars(value: Decimal) -> str:
         return "$0"
     if size >= _LARGE:
         return f"{sign}${size:,.0f}"
-    if size >= _CENT:
-        return f"{sign}${size:,.2f}" if size >= 1 else f"{sign}${size:.3f}"
+    if size >= _TENTH:
+        return f"{sign}${size:,.2f}"
     if size < _GRAIN:
         return f"{sign}<$0.000001"
     return f"{sign}${size:.{1 - size.adjusted()}f}"

@@ -62,7 +62,7 @@ def failed(request: Request, error: ApiError) -> Response:
     if error.status == _UNAUTHORIZED:
         return RedirectResponse(f"/login?next={quote(request.url.path)}", _SEE_OTHER)
     title = _TITLES.get(error.status, "Something went wrong")
-    return page(request, "problem.html", None, status=error.status, live=False, title=title, message=error.message)
+    return page(request, "problem.html", None, status=error.status, live=0, title=title, message=error.message)
 
 
 async def _visitor(request: Request, form_token: str | None = None) -> Visitor:

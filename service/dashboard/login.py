@@ -52,4 +52,4 @@ async def leave(request: Request) -> Response:
 
 
 def _page(request: Request, wanted: str, message: str = "", status: int = 200) -> Response:
-    return page(request, "login.html", None, status=status, live=False, wanted=forms.local(wanted), message=message)
+    return page(request, "login.html", None, status=status, live=0, wanted=forms.local(wanted), message=message)

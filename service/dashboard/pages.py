@@ -18,9 +18,10 @@ from batchmill.service.problems import ApiError
 _SEE_OTHER = 303
 _PAGE = 25
 _LINES = 50
+_SLOW = 5000  # milliseconds: sums of a month move slowly, and cost more to make
 _A_YEAR = 365 * 86_400
 LINE_STATES = ("pending", "running", "succeeded", "failed", "cancelled", "expired")
-SPEND_BY = ("model", "project", "day", "batch")
+SPEND_BY = ("model", "project", "provider", "batch", "tag")
 
 
 async def overview(visitor: Visitor) -> Response:
@@ -65,7 +66,7 @@ async def line(visitor: Visitor) -> Response:
     found = await visitor.get(
         f"/v1/batches/{batch_id}/lines/{custom_id}", at=visitor.request.query_params.get("at")
     )
-    return page(visitor.request, "line.html", visitor.identity, live=False, found=found)
+    return page(visitor.request, "line.html", visitor.identity, live=0, found=found)
 
 
 async def models(visitor: Visitor) -> Response:
@@ -81,10 +82,10 @@ async def spend(visitor: Visitor) -> Response:
         spent=visitor.get("/v1/spend", by=by if by in SPEND_BY else SPEND_BY[0]),
         budgets=visitor.get("/v1/budgets"),
         forecast=visitor.get_if_any("/v1/spend/forecast"),
-        alerts=visitor.get_if_any("/v1/alerts"),
+        alerts=visitor.get_if_any("/v1/alerts", all=1),
         advice=visitor.get_if_any("/v1/spend/recommendations"),
     )
-    return page(visitor.request, "spend.html", visitor.identity, by=by, choices=SPEND_BY, **shown)
+    return page(visitor.request, "spend.html", visitor.identity, live=_SLOW, by=by, choices=SPEND_BY, **shown)
 
 
 async def fleet(visitor: Visitor) -> Response:
@@ -92,7 +93,7 @@ async def fleet(visitor: Visitor) -> Response:
     shown = await together(
         fleet=visitor.get("/v1/fleet"),
         limits=visitor.get_if_any("/v1/limits"),
-        audit=visitor.get_if_any("/v1/audit"),
+        audit=visitor.get_if_any("/v1/audit", limit=_PAGE),
     )
     return page(visitor.request, "fleet.html", visitor.identity, **shown)
 

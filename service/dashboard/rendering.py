@@ -18,6 +18,9 @@ THEME = "batchmill_theme"
 LIVE = "x-live"
 """The header by which our script asks for the middle of a page alone."""
 
+LIVELY = 1000
+"""Milliseconds between two looks at a page that is kept up to date."""
+
 THEMES = ("auto", "light", "dark")
 _NAVIGATION = (
     ("/", "Overview"),
@@ -43,9 +46,12 @@ def _templates() -> Environment:
 
 
 def page(
-    request: Request, template: str, identity: Identity | None, *, status: int = 200, live: bool = True, **shown: Any
+    request: Request, template: str, identity: Identity | None, *, status: int = 200, live: int = LIVELY, **shown: Any
 ) -> Response:
-    """Return a page; only its middle when our script asks for that. `live`: it is brought up to date by itself."""
+    """Return a page; only its middle when our script asks for that.
+
+    `live`: milliseconds after which it may be brought up to date, 0 for never.
+    """
     theme = request.cookies.get(THEME, THEMES[0])
     text = _templates().get_template(template).render(
         shown,
@@ -55,6 +61,7 @@ def page(
         here=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
         navigation=_NAVIGATION,
         identity=identity,
+        may_operate=identity is not None and identity.project is None and Scope.ADMIN in identity.scopes,
         may_change=identity is not None and Scope.ADMIN in identity.scopes,
         may_submit=identity is not None and Scope.SUBMIT in identity.scopes,
         theme=theme if theme in THEMES else THEMES[0],

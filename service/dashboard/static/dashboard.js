@@ -2,11 +2,11 @@
 // Without it every page and form works all the same.
 "use strict";
 
-const PAUSE_MS = 1000; // between two looks, however much happens
 const POLL_MS = 3000; // while no events come
 const LIVE = "x-live";
 
 const main = () => document.getElementById("main");
+const pause = () => Number(main().dataset.live); // between two looks, however much happens
 const sign = document.getElementById("connection");
 let due = false, busy = false, lastLook = 0, events = null, poll = null;
 
@@ -67,7 +67,7 @@ async function look() {
 
 function soon() {
   due = true;
-  setTimeout(() => { if (due) look(); }, Math.max(0, lastLook + PAUSE_MS - Date.now()));
+  setTimeout(() => { if (due) look(); }, Math.max(0, lastLook + pause() - Date.now()));
 }
 
 function listen() {
