@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from decimal import Decimal as D
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +20,8 @@ from batchmill.service.dashboard import forms
 from batchmill.store import api_keys
 from batchmill.store.intakes import Fault
 
-from .dashboard_helpers import HOSTILE, MODELS, Asked, answers, batch, budget, operations, overview
+from .dashboard_helpers import Asked, answers, operations
+from .dashboard_samples import HOSTILE, MODELS, batch, overview
 from .service_helpers import in_process
 
 ONE = batch(1).id
@@ -124,7 +125,7 @@ async def test_forms_do_one_thing_of_the_api(
     wanted = f"/batches/{batch(9).id}" if path.endswith("/retry") else "/spend?by=batch"
     assert answer.headers["location"] == wanted
     if fields:
-        assert asked.calls[0][2].limit_usd == D("1200.50")
+        assert asked.calls[0][2].limit_usd == Decimal("1200.50")
 
 
 @pytest.mark.parametrize(("path", "fields", "call"), FORMS)
@@ -189,9 +190,10 @@ async def test_a_refused_input_is_told_line_by_line(
 ) -> None:
     fault = Fault(code="duplicate_custom_id", message="The custom_id 'a' is used twice.", param="custom_id", line=7)
     one = batch(1, "failed", errors=BatchErrors((fault,)), failed_at=1)
-    async with dashboard(
-        real_redis, settings, monkeypatch, told={("GET", "/v1/batches/{batch_id}"): one}
-    ) as (client, _):
+    async with dashboard(real_redis, settings, monkeypatch, told={("GET", "/v1/batches/{batch_id}"): one}) as (
+        client,
+        _,
+    ):
         shown = (await client.get(f"/batches/{ONE}")).text
         assert "Line 7: The custom_id &#39;a&#39; is used twice." in shown
 
@@ -229,5 +231,52 @@ async def test_a_batch_is_found_by_its_id(pages: tuple[httpx.AsyncClient, Asked]
     assert (await client.get("/batches?id=%20batch_x/y%20")).headers["location"] == "/batches/batch_x%2Fy"
 
 
-def test_a_budget_beyond_its_limit_has_a_full_bar() -> None:
-    assert budget(spent_usd=D(30)).spent_usd > budget().limit_usd
+async def test_who_has_a_key_logs_in_with_it_and_sees_what_the_key_lets_them(
+    real_redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = api_keys.Wanted(name="reader", project="search", scopes=("read",))
+    made = await api_keys.create(real_redis, settings.upstream_name, wanted, "test")
+    async with dashboard(real_redis, settings, monkeypatch) as (client, asked):
+        led = await client.get(f"/batches/{ONE}")
+        assert (led.status_code, led.headers["location"]) == (303, f"/login?next=/batches/{ONE}")
+        assert asked.calls == []
+        wrong = await client.post("/login", data={"key": "bm-wrong-key", "next": "/spend"})
+        assert wrong.status_code == 401
+        assert "bm-wrong-key" not in wrong.text
+        right = await client.post("/login", data={"key": made.text, "next": f"/batches/{ONE}"})
+        assert right.headers["location"] == f"/batches/{ONE}"
+        cookie = right.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert made.text not in cookie
+        shown = await client.get(f"/batches/{ONE}")
+        assert ">search<" in shown.text
+        assert "Cancel batch" not in shown.text
+        assert "Raise or lower the cap" not in shown.text
+        token = token_in(shown)
+        refused = await client.post(f"/batches/{ONE}/cancel", data={"csrf": token})
+        assert refused.status_code == 403
+        assert "&#39;submit&#39;" in refused.text
+        assert (await client.post("/logout", data={"csrf": "0" * 64})).status_code == 403
+        out = await client.post("/logout", data={"csrf": token})
+        assert out.headers["location"] == "/login"
+        assert (await client.get("/")).status_code == 303
+        client.cookies.set("batchmill_session", right.cookies.get("batchmill_session") or "")
+        assert (await client.get("/")).status_code == 303  # a cookie that somebody kept is worth nothing
+
+
+async def test_a_form_of_another_session_is_refused(
+    real_redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = api_keys.Wanted(name="boss", project=None, scopes=("submit", "read", "admin"))
+    made = await api_keys.create(real_redis, settings.upstream_name, wanted, "test")
+    async with dashboard(real_redis, settings, monkeypatch) as (client, asked):
+        await client.post("/login", data={"key": made.text})
+        other = token_in(await client.get("/"))
+        client.cookies.clear()
+        await client.post("/login", data={"key": made.text})
+        asked.calls.clear()
+        assert (await client.post("/alerts/a/ack", data={"csrf": other})).status_code == 403
+        assert asked.calls == []
+        own = token_in(await client.get("/"))
+        assert (await client.post("/alerts/a/ack", data={"csrf": own})).status_code == 303

@@ -1,7 +1,7 @@
 """Numbers as people read them: short, never flattering, and exact in the title."""
 
 import time
-from decimal import Decimal as D
+from decimal import Decimal
 
 import pytest
 
@@ -24,8 +24,8 @@ from batchmill.service.dashboard import charts, figures
     ],
 )
 def test_dollars(value: str, text: str) -> None:
-    assert figures.dollars(D(value)) == text
-    assert f'title="${D(value):f}"' in figures.usd(D(value))
+    assert figures.dollars(Decimal(value)) == text
+    assert f'title="${Decimal(value):f}"' in figures.usd(Decimal(value))
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_markup_in_a_value_stays_text() -> None:
 
 @pytest.mark.parametrize(("value", "top"), [("0", "1"), ("0.07", "0.08"), ("1", "1"), ("13", "15"), ("4999", "5000")])
 def test_a_scale_ends_at_a_round_number(value: str, top: str) -> None:
-    assert charts.ceiling(D(value)) == D(top)
+    assert charts.ceiling(Decimal(value)) == Decimal(top)
 
 
 def test_columns_fit_their_drawing() -> None:
-    drawn = charts.columns([("a", D(1)), ("b", D(0)), ("c", D("7.3"))], width=300, height=100)
+    drawn = charts.columns([("a", Decimal(1)), ("b", Decimal(0)), ("c", Decimal("7.3"))], width=300, height=100)
     assert [bar.label for bar in drawn.bars] == ["a", "b", "c"]
     assert all(0 <= bar.y <= 100 and bar.y + bar.height == pytest.approx(100) for bar in drawn.bars)
     assert drawn.bars[-1].x + drawn.bars[-1].width <= 300
@@ -81,7 +81,7 @@ def test_columns_fit_their_drawing() -> None:
 
 
 def test_parts_never_go_beyond_the_whole() -> None:
-    parts = charts.divided(D(10), [("spent", D(8)), ("held", D(5)), ("debt", D(3))])
+    parts = charts.divided(Decimal(10), [("spent", Decimal(8)), ("held", Decimal(5)), ("debt", Decimal(3))])
     assert sum(part.length for part in parts) == pytest.approx(100)
     assert [part.length for part in parts] == [80, 20, 0]
-    assert all(part.length == 0 for part in charts.divided(D(0), [("spent", D(1))]))
+    assert all(part.length == 0 for part in charts.divided(Decimal(0), [("spent", Decimal(1))]))

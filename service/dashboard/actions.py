@@ -8,6 +8,8 @@ from batchmill.service.dashboard.guard import Action
 
 Fields = dict[str, str]
 
+_MOST = 10**9  # dollars; beyond it somebody slipped
+
 
 async def cancel_batch(visitor: Visitor, _: Fields) -> None:
     """Cancel what is left of a batch."""
@@ -65,7 +67,7 @@ def _amount(text: str) -> Decimal:
         amount = Decimal(text.strip().removeprefix("$").replace(",", ""))
     except InvalidOperation:
         raise problems.invalid(f"'{text}' is no amount of dollars.", "limit_usd") from None
-    if not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or not 0 <= amount <= _MOST:
         raise problems.invalid(f"'{text}' is no amount that a limit can be.", "limit_usd")
     return amount
 

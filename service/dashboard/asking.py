@@ -38,7 +38,7 @@ class Visitor:
         return await self._ask("GET", path, query, {})
 
     async def get_if_any(self, path: str, **query: object) -> Any:
-        """Return what GET of a path answers, None for what is not there for them. Raises ApiError for other failures."""
+        """Return what GET of a path answers, None for what is not there for them. Raises ApiError for all else."""
         try:
             return await self.get(path, **query)
         except ApiError as error:

@@ -16,7 +16,7 @@ _STEPS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 _TENTH = Decimal("0.1")
 _GRAIN = Decimal("0.000001")  # dollars; less is said to be less
 _LARGE = Decimal(10_000)
-_NONE = Markup('<span class="none" title="not known">–</span>')
+_NONE = Markup('<span class="none" title="not known">&ndash;</span>')
 _SECOND_MS = 1000
 
 
@@ -74,10 +74,10 @@ def millis(value: float | None) -> Markup:
     return _figure(text, f"{value:,.1f} ms", value)
 
 
-def percent(part: Decimal | float | None, whole: Decimal | float = 1) -> str:
+def percent(part: Decimal | float | None, whole: Decimal | float = 1) -> str | Markup:
     """Return a share in per cent, rounded down, so that 100 % means all; never 0 for what is not nothing."""
     if part is None:
-        return "–"
+        return _NONE
     if not whole:
         return "0 %"
     share = float(part) / float(whole) * 100

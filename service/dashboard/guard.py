@@ -1,10 +1,11 @@
 """Who may see a page, and what they see when something is amiss."""
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
+from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from urllib.parse import quote
 
 from batchmill.config.errors import BatchmillError
 from batchmill.service import problems
@@ -13,7 +14,6 @@ from batchmill.service.dashboard.asking import Visitor
 from batchmill.service.dashboard.forms import FIELD, local, read_form
 from batchmill.service.dashboard.rendering import page
 from batchmill.service.problems import ApiError
-from redis.exceptions import RedisError
 
 View = Callable[[Visitor], Awaitable[Response]]
 Action = Callable[[Visitor, dict[str, str]], Awaitable[str | None]]

@@ -63,9 +63,7 @@ async def batch(visitor: Visitor) -> Response:
 async def line(visitor: Visitor) -> Response:
     """One line: what was asked, what came back, and every attempt."""
     batch_id, custom_id = (visitor.request.path_params[name] for name in ("batch_id", "custom_id"))
-    found = await visitor.get(
-        f"/v1/batches/{batch_id}/lines/{custom_id}", at=visitor.request.query_params.get("at")
-    )
+    found = await visitor.get(f"/v1/batches/{batch_id}/lines/{custom_id}", at=visitor.request.query_params.get("at"))
     return page(visitor.request, "line.html", visitor.identity, live=0, found=found)
 
 
