@@ -37,15 +37,21 @@ class Moments:
         found: T = await asyncio.shield(task)
         return found
 
+    def forget(self) -> None:
+        """Look anew, whoever asks next: something was changed just now, and who changed it wants to see that."""
+        self._found.clear()
+
     async def _look(self, name: Hashable, look: Callable[[], Awaitable[T]], fresh: float) -> T:
         began = time.monotonic()
         try:
             found = await look()
         except BaseException:
-            del self._found[name]
+            self._found.pop(name, None)
             raise
         ended = time.monotonic()
-        self._found[name] = (ended + max(fresh, _REST * (ended - began)), self._found[name][1])
+        mine = asyncio.current_task()
+        if name in self._found and self._found[name][1] is mine:  # else it was forgotten meanwhile
+            self._found[name] = (ended + max(fresh, _REST * (ended - began)), mine)
         return found
 
 

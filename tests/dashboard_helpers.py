@@ -1,12 +1,9 @@
-"""The dashboard under test: an API whose answers are made up, a gateway with it, and a browser that looks."""
+"""The dashboard under test: an API whose answers are made up, and what pages asked of it."""
 
-import os
-import shutil
 from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
-import pytest
 
 from batchmill.service.compat.batch_objects import BatchList
 from batchmill.service.compat.causes import Cause, Causes
@@ -32,18 +29,6 @@ from .dashboard_samples import (
     overview,
     spent,
 )
-
-CHROMIUM = "chromium"
-
-
-def chromium() -> str:
-    """Return where Debian's browser is; without it tests are skipped at home and fail in CI."""
-    found = shutil.which(CHROMIUM)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is missing: apt-get install chromium")
-        pytest.skip("chromium is not installed")
-    return found
 
 
 def answers() -> dict[tuple[str, str], Any]:

@@ -128,7 +128,7 @@ def detail() -> shapes.LineDetail:
         attempts=(
             shapes.AttemptShape(outcome="overloaded", status=529, latency_ms=120, cost_usd=D(0), message="Overloaded",
                                 **(tried | {"first_token_ms": None})),
-            shapes.AttemptShape(outcome="ok", status=200, latency_ms=813, cost_usd=D("0.000341"), message=None, **tried),
+            shapes.AttemptShape(outcome="ok", status=200, latency_ms=813, cost_usd=D("0.00034"), message=None, **tried),
         ),
         routed=shapes.RoutedShape(asked="auto", strategy="cost", chosen=MODELS[0], reasons={MODELS[1]: "dearer"}),
     )  # fmt: skip

@@ -21,7 +21,7 @@ _NOT_IN_FILE = "The uploaded file '{file}' has no line with this custom_id."
 
 class _InputLine(msgspec.Struct):
     custom_id: str | None = None
-    body: msgspec.Raw | None = None
+    body: msgspec.Raw = msgspec.Raw()  # not `| None`: of that union msgspec decodes null alone
 
 
 _decode = msgspec.json.Decoder(_InputLine).decode
@@ -80,6 +80,6 @@ def _among(text: bytes, custom_id: str) -> bytes | None:
             read = _decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # a batch may skip lines that can't be read
-        if read.custom_id == custom_id and read.body is not None:
+        if read.custom_id == custom_id and read.body:
             return bytes(read.body)
     return None

@@ -49,7 +49,9 @@ def done(action: Action) -> Endpoint:
             fields = await read_form(request)
             back = local(fields.pop("back", "/"))
             visitor = await _visitor(request, fields.pop(FIELD))
-            return RedirectResponse(await action(visitor, fields) or back, _SEE_OTHER)
+            leads = await action(visitor, fields)
+            visitor.service.moments.forget()
+            return RedirectResponse(leads or back, _SEE_OTHER)
         except ApiError as error:
             return failed(request, error)
 

@@ -18,7 +18,7 @@ from batchmill.service.problems import ApiError
 _SEE_OTHER = 303
 _PAGE = 25
 _LINES = 50
-_SLOW = 5000  # milliseconds: sums of a month move slowly, and cost more to make
+_SLOW = 3000  # milliseconds: sums of a month move slowly, and cost more to make
 _A_YEAR = 365 * 86_400
 LINE_STATES = ("pending", "running", "succeeded", "failed", "cancelled", "expired")
 SPEND_BY = ("model", "project", "provider", "batch", "tag")
