@@ -30,8 +30,12 @@ from .dashboard_samples import (
     spent,
 )
 
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
+Told = dict[tuple[Method, str], Any]
+"""What the made-up API answers, by method and path. An exception is raised."""
 
-def answers() -> dict[tuple[str, str], Any]:
+
+def answers() -> Told:
     """Return what the made-up API answers, by method and path."""
     audit = money.AuditEntry(who="key 1", what="budget_raised", at=NOW - 300, detail={"name": "daily", "to": "20"})
     one = batch(1)
@@ -88,9 +92,6 @@ class Asked(msgspec.Struct):
     calls: list[tuple[str, str, Any]] = []
 
 
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
-
-
 class AnyBody(msgspec.Struct):
     """Whatever an action may send."""
 
@@ -110,7 +111,7 @@ class AnyQuery(msgspec.Struct):
     all: bool = False
 
 
-def operations(told: dict[tuple[str, str], Any], asked: Asked) -> tuple[Operation, ...]:
+def operations(told: Told, asked: Asked) -> tuple[Operation, ...]:
     """Return the made-up API. An answer that is an exception is raised."""
 
     def made(method: Method, path: str, scope: Scope, body: type[msgspec.Struct] | None = None) -> Operation:
@@ -123,7 +124,7 @@ def operations(told: dict[tuple[str, str], Any], asked: Asked) -> tuple[Operatio
 
         return Operation(
             method=method, path=path, handler=handler, tag="t", summary="s", scope=scope, query=AnyQuery, body=body
-        )  # type: ignore[arg-type]  # a literal
+        )
 
     reads = [made(method, path, Scope.READ) for method, path in told if method == "GET"]
     posts = [made(method, path, Scope.SUBMIT) for method, path in told if method == "POST"]

@@ -118,7 +118,7 @@ def lines() -> shapes.Lines:
 
 def detail() -> shapes.LineDetail:
     """Return a line that was tried twice."""
-    tried = {"model": MODELS[0], "provider": "OpenAI", "generation_id": "gen-1", "billed": "upstream",
+    tried: dict[str, Any] = {"model": MODELS[0], "provider": "OpenAI", "generation_id": "gen-1", "billed": "upstream",
              "first_token_ms": 210, "cached": False}  # fmt: skip
     return shapes.LineDetail(
         batch_id=batch(1).id, line=lines().data[1], request_gone=None, content=f"Seven is prime. {HOSTILE}",

@@ -20,7 +20,7 @@ from batchmill.service.dashboard import forms
 from batchmill.store import api_keys
 from batchmill.store.intakes import Fault
 
-from .dashboard_helpers import Asked, answers, operations
+from .dashboard_helpers import Asked, Told, answers, operations
 from .dashboard_samples import HOSTILE, MODELS, batch, overview
 from .service_helpers import in_process
 
@@ -60,6 +60,8 @@ async def test_pages_need_nothing_from_elsewhere_and_no_markup_gets_in(
     shown = await client.get(path)
     assert shown.status_code == 200, shown.text
     assert shown.headers["cache-control"] == "no-store"
+    assert shown.headers["referrer-policy"] == "same-origin"
+    assert "default-src 'self'" in shown.headers["content-security-policy"]
     assert HOSTILE not in shown.text
     assert not re.search(r"<script(?![^>]* src=\"/static/)|\son\w+=\"|\sstyle=\"|<style", shown.text)
     assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", shown.text)
@@ -167,7 +169,7 @@ def test_nobody_is_led_elsewhere(address: str) -> None:
 async def test_what_is_empty_says_what_to_do(
     real_redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {
+    told: Told = {
         ("GET", "/v1/overview"): overview(workers=0, lanes=(), blocked=(), breakers_open=0),
         ("GET", "/v1/batches"): BatchList((), False),
         ("GET", "/v1/budgets"): money.Budgets(data=()),
@@ -209,7 +211,7 @@ async def test_a_refused_input_is_told_line_by_line(
 async def test_what_fails_is_a_page_too(
     real_redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: problems.ApiError, said: str
 ) -> None:
-    told = {("GET", "/v1/batches/{batch_id}"): error}
+    told: Told = {("GET", "/v1/batches/{batch_id}"): error}
     async with dashboard(real_redis, settings, monkeypatch, told=told) as (client, _):
         shown = await client.get(f"/batches/{ONE}")
         assert shown.status_code == error.status

@@ -16,7 +16,7 @@ from batchmill.service.compat.batch_objects import BatchList
 from batchmill.service.control import money, shapes
 
 from .browser_helpers import DESK, PHONE, Scheme, browser, chromium, looking, violations
-from .dashboard_helpers import Asked, answers, operations
+from .dashboard_helpers import Asked, Told, answers, operations
 from .dashboard_samples import MODELS, batch, overview
 from .service_helpers import serving
 
@@ -31,7 +31,7 @@ PAGES = (
     "/fleet",
     "/login",
 )
-EMPTY = {
+EMPTY: Told = {
     ("GET", "/v1/overview"): overview(workers=0, lanes=(), blocked=(), alarm="The books are older than the calls."),
     ("GET", "/v1/batches"): BatchList((), False),
     ("GET", "/v1/batches/{batch_id}/lines"): shapes.Lines(data=(), has_more=False, next=None),
@@ -43,7 +43,7 @@ EMPTY = {
 
 @asynccontextmanager
 async def dashboard(
-    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, told: dict[tuple[str, str], Any], **how: Any
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, told: Told, **how: Any
 ) -> AsyncIterator[tuple[Page, Asked]]:
     """Yield a browser's page of a gateway whose API is made up."""
     chromium()

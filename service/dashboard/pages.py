@@ -1,6 +1,5 @@
 """The pages, and where each is."""
 
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -22,6 +21,16 @@ _SLOW = 3000  # milliseconds: sums of a month move slowly, and cost more to make
 _A_YEAR = 365 * 86_400
 LINE_STATES = ("pending", "running", "succeeded", "failed", "cancelled", "expired")
 SPEND_BY = ("model", "project", "provider", "batch", "tag")
+
+
+class _Kept(StaticFiles):
+    """Files whose address changes with their content."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Let browsers keep what they got."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = f"public, max-age={_A_YEAR}, immutable"
+        return response
 
 
 async def overview(visitor: Visitor) -> Response:
@@ -103,7 +112,7 @@ async def theme(request: Request) -> Response:
     except ApiError as error:
         return failed(request, error)
     chosen = fields.get("theme", "")
-    answer: Any = RedirectResponse(local(fields.get("back", "/")), _SEE_OTHER)
+    answer = RedirectResponse(local(fields.get("back", "/")), _SEE_OTHER)
     answer.set_cookie(THEME, chosen if chosen in THEMES else THEMES[0], max_age=_A_YEAR, samesite="strict")
     return answer
 
@@ -121,6 +130,6 @@ ROUTES: tuple[BaseRoute, ...] = (
     Route("/logout", login.leave, methods=["POST"]),
     Route("/theme", theme, methods=["POST"]),
     *(Route(path, done(action), methods=["POST"]) for path, action in actions.ACTIONS),
-    Mount("/static", StaticFiles(directory=STATIC), name="static"),
+    Mount("/static", _Kept(directory=STATIC), name="static"),
 )
 """Every page, form and file of the dashboard."""
