@@ -85,3 +85,14 @@ def test_parts_never_go_beyond_the_whole() -> None:
     assert sum(part.length for part in parts) == pytest.approx(100)
     assert [part.length for part in parts] == [80, 20, 0]
     assert all(part.length == 0 for part in charts.divided(Decimal(0), [("spent", Decimal(1))]))
+
+
+def test_commands_in_a_sentence_are_code_and_nothing_else_is() -> None:
+    assert figures.prose("`a <b>` makes room & `c`") == "<code>a &lt;b&gt;</code> makes room &amp; <code>c</code>"
+    assert figures.prose("a lone ` <i>") == "a lone ` &lt;i&gt;"
+
+
+def test_what_an_audit_tells_is_plain() -> None:
+    assert figures.plain({"budgets": {"daily": "0.6"}, "models": ["a", "b"], "why": None}) == (
+        "budgets daily 0.6, models a, b, why none"
+    )

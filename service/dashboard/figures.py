@@ -4,11 +4,12 @@ Each is a filter of the templates.
 """
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import msgspec
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _COMPACT = 100_000  # from here on a count is shortened
@@ -118,9 +119,26 @@ def pretty(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
+def prose(value: str) -> Markup:
+    """Return a sentence of ours; what stands between backticks is code."""
+    parts = str(value).split("`")
+    if len(parts) % 2 == 0:
+        return escape(value)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
+def plain(value: object) -> str:
+    """Return a value out of JSON in a line, without its brackets."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(one) for one in value)
+    return "none" if value is None else str(value)
+
+
 def words(value: str) -> str:
     """Return an identifier as words."""
-    return value.replace("_", " ")
+    return value.replace("_", " ").replace(".", ": ")
 
 
 def _figure(text: str, exact: str, value: object) -> Markup:
@@ -147,4 +165,6 @@ FILTERS = {
     "moment": moment,
     "words": words,
     "pretty": pretty,
+    "prose": prose,
+    "plain": plain,
 }

@@ -1,5 +1,6 @@
 """The pages, and where each is."""
 
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
