@@ -5,13 +5,16 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from batchmill.service import problems
+from batchmill.service import ends, problems
+from batchmill.service.access import keys
+from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
-from batchmill.service.compat import batches, files, outputs
+from batchmill.service.compat import batches, file_estimates, files, outputs
 from batchmill.service.context import Service
 from batchmill.service.control import document, money_api, work_api
 from batchmill.service.dashboard import pages as dashboard
@@ -21,14 +24,22 @@ from batchmill.service.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
+    *file_estimates.OPERATIONS,
     *batches.OPERATIONS,
+    *keys.OPERATIONS,
     *work_api.OPERATIONS,
     *money_api.OPERATIONS,
     *document.OPERATIONS,
 )
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = (take_intakes, files.sweep_files, outputs.write_outputs)
+TASKS: tuple[Task, ...] = (
+    take_intakes,
+    files.sweep_files,
+    outputs.write_outputs,
+    ends.end_late_batches,
+    ends.tell_of_ends,
+)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = dashboard.ROUTES
@@ -47,6 +58,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *PAGES],
         lifespan=lifespan,
+        middleware=[Middleware(Guard)],
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service

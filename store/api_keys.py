@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 from redis.asyncio import Redis
@@ -22,6 +23,7 @@ from redis.asyncio.client import Pipeline
 from batchmill.config.errors import BatchmillError
 from batchmill.config.policy import KEY_PREFIX, KeyBudget, check_limit
 from batchmill.config.rules import check_name
+from batchmill.config.spelling import nearest
 from batchmill.config.windows import WindowKind
 from batchmill.store import key_budgets, service_keys
 from batchmill.store.audit import Entry, note
@@ -64,9 +66,11 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"ApiKey({self.id!r}, {self.name!r})"
 
-    def counts(self, now: int) -> bool:
-        """Whether it opens anything at that moment (unix seconds)."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+    def state(self, now: int) -> Literal["active", "expired", "revoked"]:
+        """Return whether it opens anything at that moment (unix seconds), and why not."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "active" if self.expires_at is None or now < self.expires_at else "expired"
 
     @property
     def budget_name(self) -> str:
@@ -142,7 +146,7 @@ async def create(redis: Redis, upstream: str, wanted: Wanted, who: str) -> Made:
 async def every(redis: Redis, upstream: str) -> list[ApiKey]:
     """Return all keys that were ever made, oldest first. Raises StoreError."""
     found = await redis.execute_command("HVALS", service_keys.api_keys(upstream))
-    return sorted(map(_read, found), key=lambda key: (key.created_at, key.id))
+    return sorted(map(_read, found), key=lambda key: (key.created_at, key.name))
 
 
 async def any_made(redis: Redis, upstream: str) -> bool:
@@ -154,6 +158,16 @@ async def by_id(redis: Redis, upstream: str, key_id: str) -> ApiKey | None:
     """Return a key, whether it counts or not."""
     found = await redis.execute_command("HGET", service_keys.api_keys(upstream), key_id)
     return None if found is None else _read(found)
+
+
+async def find(redis: Redis, upstream: str, given: str) -> ApiKey:
+    """Return the key of that id or name. Raises ApiKeyError."""
+    known = await every(redis, upstream)
+    found = next((key for key in known if given in (key.id, key.name)), None)
+    if found is None:
+        names = [key.name for key in known]
+        raise ApiKeyError(f"no API key '{given}' here{nearest(given, names) if names else '; there are none'}")
+    return found
 
 
 def id_in(text: str) -> str | None:
@@ -261,6 +275,8 @@ def _read(record: bytes) -> ApiKey:
 
 
 def _check(wanted: Wanted) -> None:
+    if id_in(wanted.name):
+        raise ApiKeyError("that is the text of an API key, and no name for one")
     try:
         check_name("API key", wanted.name)
         if wanted.project is not None:

@@ -15,13 +15,16 @@ from enum import StrEnum
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from batchmill.config.strategy import Strategy
-from batchmill.store import service_keys
+from batchmill.store import events, keys, service_keys
 from batchmill.store.clock import now_ms
+from batchmill.store.events import Ended, Event
 from batchmill.store.handed import Handed
 from batchmill.store.model import Priority
 from batchmill.store.scripts import Argument, Script
+from batchmill.store.transactions import transact
 
 _create = Script("create_intake")
 _take = Script("take_intake")
@@ -50,6 +53,13 @@ class IntakeState(StrEnum):
     def terminal(self) -> bool:
         """Whether nothing can happen to it any more."""
         return self in (IntakeState.FAILED, IntakeState.CANCELLED, IntakeState.EXPIRED)
+
+
+_ENDED: dict[IntakeState | None, Ended] = {
+    IntakeState.FAILED: "failed",
+    IntakeState.CANCELLED: "cancelled",
+    IntakeState.EXPIRED: "expired",
+}
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -125,11 +135,13 @@ async def create(
         arguments += [name.digest, name.seconds, int(name.once)]
     else:
         arguments += ["", 0, "0"]
-    known = (await _create(redis, names, arguments)).decode()
-    if not known:
-        return None
-    digest, _, other = known.partition("|")
-    return Known(other, digest == (name.digest if name else ""))
+    return _known((await _create(redis, names, arguments)).decode(), name)
+
+
+async def known(redis: Redis, name: Name) -> Known | None:
+    """Return what a request of this name would get that was there before."""
+    found = await redis.execute_command("GET", service_keys.request_name(name.name)) if name.once else None
+    return _known(found.decode() if found else "", name)
 
 
 async def find(redis: Redis, batch_id: str) -> Intake | None:
@@ -182,6 +194,7 @@ class Holder:
         self._redis = redis
         self._upstream = upstream
         self._id = intake.id
+        self._intake = intake
         self._run = run
         self._retention = _retention(intake.asked, retention_days)
         self._state = intake.state  # as far as we know
@@ -224,9 +237,11 @@ class Holder:
     async def _go(
         self, before: IntakeState, after: IntakeState | None, delay: str, *fields: str | bytes
     ) -> IntakeState | None:
-        names = [service_keys.intakes(self._upstream), service_keys.intake(self._id)]
-        arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, *fields]
-        state = (await _move(self._redis, names, arguments)).decode()
+        if before.terminal:
+            return before
+        event = await _event(self._redis, self._intake, after)
+        arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, event]
+        state = (await _move(self._redis, _names(self._upstream, self._id), [*arguments, *fields])).decode()
         if not state or state == _LOST:
             return None
         self._state = IntakeState(state)
@@ -235,7 +250,6 @@ class Holder:
 
 async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days: int) -> IntakeState | None:
     """Cancel what nobody lets go of yet, or ask whoever does. Returns the state it is in now; None: it is a batch."""
-    names = [service_keys.intakes(upstream), service_keys.intake(intake.id)]
     ways = (
         (IntakeState.VALIDATING, IntakeState.CANCELLED, "", ("cancelling_at", "@", "cancelled_at", "@")),
         (IntakeState.RELEASING, IntakeState.CANCELLING, "-", ("cancelling_at", "@")),
@@ -243,11 +257,42 @@ async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days:
     state = ""
     for before, after, delay, fields in ways:
         end = _retention(intake.asked, retention_days)
-        arguments = [intake.id, "", before.value, after.value, delay, end, *fields]
-        state = (await _move(redis, names, arguments)).decode()
+        event = await _event(redis, intake, after)
+        arguments = [intake.id, "", before.value, after.value, delay, end, event, *fields]
+        state = (await _move(redis, _names(upstream, intake.id), arguments)).decode()
         if state == after.value:
             break
     return IntakeState(state) if state else None
+
+
+def _names(upstream: str, batch_id: str) -> list[str]:
+    return [service_keys.intakes(upstream), service_keys.intake(batch_id), service_keys.event_deliveries()]
+
+
+async def _event(redis: Redis, intake: Intake, after: IntakeState | None) -> bytes:
+    """Return whom to tell that the intake ended so, as it is queued; nothing when it does not end, or nobody asked."""
+    url = intake.asked.handed.webhook_url
+    if after not in _ENDED or url is None:
+        return b""
+    return events.message(Event(intake.id, _ENDED[after], await now_ms(redis) // 1000, url))
+
+
+async def note_estimate(redis: Redis, batch_id: str, cost: int) -> None:
+    """Say what a batch is likely to cost (nano-dollars), if it is still there."""
+    name = keys.batch(batch_id)
+
+    async def note(pipe: Pipeline) -> bool:
+        pipe.execute_command("HSET", name, "estimate", cost)
+        return bool(await redis.execute_command("HEXISTS", name, "state"))
+
+    await transact(redis, name, note)
+
+
+def _known(value: str, name: Name | None) -> Known | None:
+    if not value:
+        return None
+    digest, _, batch_id = value.partition("|")
+    return Known(batch_id, digest == (name.digest if name else ""))
 
 
 def _retention(asked: Asked, retention_days: int) -> int:

@@ -1,14 +1,16 @@
 """The lines of one batch, page by page: those with a result, in the order they ended, then those still to be done.
 
-results of the stream ──► "r" and the id of the last one ──► the end of the stream
-                                                                  └─► open shards ──► "s", shard, index of the last one
+results ("r") ──► open shards ("s") ──► what ended meanwhile ("e")
 
-A cursor says where a page ended. Results never move, so nothing is told twice; a line that ends while somebody reads
-what is still to be done is not told a second time, unless he begins anew.
+A cursor says where a page ended: which of these, the last entry of the results, of open shards also shard and line.
+Results never move, so no result is told twice; and no line is left out: one that was told as still to be done, and
+ended before the last page was read, comes again with its result.
 """
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from enum import StrEnum
 
 import msgspec
 from redis.asyncio import Redis
@@ -19,7 +21,27 @@ from batchmill.store.staging import Shard, ShardPayload
 
 _PAGE = 250  # results read at once
 _RESULT = b"r"
-_ENDED, _OPEN = "r", "s"
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_FIRST = (0, -1)
+
+
+class _Phase(StrEnum):
+    """What a page ended in."""
+
+    ENDED = "r"
+    OPEN = "s"
+    SINCE = "e"
+
+
+_PHASES = frozenset(_Phase)
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where a page begins: after an entry of the results, and after a line of a shard."""
+
+    phase: _Phase = _Phase.ENDED
+    entry: str = "0-0"
+    shard: tuple[int, int] = _FIRST
 
 
 class Head(msgspec.Struct, array_like=True):
@@ -83,21 +105,25 @@ class BadCursorError(ValueError):
 async def page(redis: Redis, batch_id: str, wanted: Wanted, cursor: str | None = None) -> Page:
     """Return the lines after a cursor. Raises BadCursorError."""
     until = time.monotonic() + wanted.seconds
-    where, _, rest = (cursor or "r-0-0").partition("-")
-    ended: tuple[Ended, ...] = ()
-    if where == _ENDED:
-        found, after = await _ended(redis, batch_id, wanted, _entry(rest), until)
-        ended = tuple(found)
-        if after is not None:
-            return Page(ended, cursor=f"{_ENDED}-{after}")
-        rest = "0--1"
-    elif where != _OPEN:
-        raise BadCursorError(cursor)
-    if not wanted.open:
-        return Page(ended)
-    room = wanted.most - len(ended)
-    opened, place = await _open(redis, batch_id, wanted, _place(rest), room, until)
-    return Page(ended, tuple(opened), None if place is None else f"{_OPEN}-{place[0]}-{place[1]}")
+    place = _place_of(cursor)
+    ended: list[Ended] = []
+    opened: list[Open] = []
+    while True:
+        room = wanted.most - len(ended) - len(opened)
+        if place.phase is _Phase.OPEN:
+            found, after = await _open(redis, batch_id, wanted, place.shard, room, until)
+            opened += found
+            if after is not None:
+                return Page(tuple(ended), tuple(opened), _cursor(_Phase.OPEN, place.entry, after))
+            place = _Place(_Phase.SINCE, place.entry)
+            continue
+        more, entry, over = await _ended(redis, batch_id, wanted, room, place.entry, until)
+        ended += more
+        if not over:
+            return Page(tuple(ended), tuple(opened), _cursor(place.phase, entry))
+        if place.phase is _Phase.SINCE or not wanted.open:
+            return Page(tuple(ended), tuple(opened))
+        place = _Place(_Phase.OPEN, entry)
 
 
 async def result_at(redis: Redis, batch_id: str, entry: str) -> Result | None:
@@ -133,26 +159,23 @@ async def open_line(redis: Redis, batch_id: str, wanted: Callable[[Line], bool])
 
 
 async def _ended(
-    redis: Redis, batch_id: str, wanted: Wanted, after: str, until: float
-) -> tuple[list[Ended], str | None]:
-    """Return results, and after which entry to go on; None at the end of the stream."""
+    redis: Redis, batch_id: str, wanted: Wanted, room: int, after: str, until: float
+) -> tuple[list[Ended], str, bool]:
+    """Return results, the last entry that was looked at, and whether there are no more after it."""
     found: list[Ended] = []
-    while wanted.states:
-        entries = await _entries(redis, batch_id, f"({after}", _PAGE)
+    while True:
+        entries = await _entries(redis, batch_id, f"({after}", _PAGE if wanted.states else 1)
         for entry, payload in entries:
-            if len(found) == wanted.most:
-                return found, after
-            after = entry
-            if payload is None:
-                continue
-            head = _decode_head(payload)
-            if head.state in wanted.states and wanted.fits(head.custom_id):
+            head = None if payload is None else _decode_head(payload)
+            if head and payload and head.state in wanted.states and wanted.fits(head.custom_id):
+                if len(found) == room:
+                    return found, after, False
                 found.append(Ended(entry, _decode_result(payload)))
-        if len(entries) < _PAGE:
-            break
+            after = entry
+        if len(entries) < _PAGE or not wanted.states:
+            return found, after, True
         if time.monotonic() > until:
-            return found, after
-    return found, None
+            return found, after, False
 
 
 async def _open(
@@ -160,10 +183,9 @@ async def _open(
 ) -> tuple[list[Open], tuple[int, int] | None]:
     """Return lines without a result, and after which shard and line to go on; None when there are no more."""
     found: list[Open] = []
-    for shard in await _shards(redis, batch_id):
+    left = [shard for shard in await _shards(redis, batch_id) if _number(shard) >= after[0]]
+    for place, shard in enumerate(left, 1):
         number = _number(shard)
-        if number < after[0]:
-            continue
         work = await batches.load(redis, shard.reference, shard.first, shard.last)
         for line in work.lines if work else ():
             if (number, line.index) <= after or not wanted.fits(line.custom_id):
@@ -172,8 +194,9 @@ async def _open(
                 return found, after
             found.append(Open(shard.model, line, work.terms if work else Terms()))
             after = (number, line.index)
-        if time.monotonic() > until:
-            return found, max(after, (number, shard.last))
+        after = (number + 1, -1)
+        if time.monotonic() > until and place < len(left):
+            return found, after
     return found, None
 
 
@@ -192,22 +215,25 @@ async def _entries(redis: Redis, batch_id: str, first: str, count: int) -> list[
 
 def _entry(text: str) -> str:
     """Return the id of an entry of a stream, if it is one."""
-    parts = list(_numbers(text))
-    if len(parts) != 2 or min(parts) < 0:  # noqa: PLR2004 - ms and sequence
+    return "-".join(map(str, _numbers(text, 2)))
+
+
+def _place_of(cursor: str | None) -> _Place:
+    if cursor is None:
+        return _Place()
+    phase, _, rest = cursor.partition("-")
+    if phase not in _PHASES:
+        raise BadCursorError(cursor)
+    ms, sequence, *shard = _numbers(rest, 4 if phase == _Phase.OPEN else 2)
+    return _Place(_Phase(phase), f"{ms}-{sequence}", (shard[0], shard[1] - 1) if shard else _FIRST)
+
+
+def _cursor(phase: _Phase, entry: str, shard: tuple[int, int] | None = None) -> str:
+    return f"{phase}-{entry}" + ("" if shard is None else f"-{shard[0]}-{shard[1] + 1}")  # the next index is never -1
+
+
+def _numbers(text: str, count: int) -> list[int]:
+    parts = text.split("-")
+    if len(parts) != count or not all(_NUMBER.fullmatch(part) for part in parts):
         raise BadCursorError(text)
-    return f"{parts[0]}-{parts[1]}"
-
-
-def _place(text: str) -> tuple[int, int]:
-    number, _, index = text.partition("-")
-    try:
-        return int(number), int(index)
-    except ValueError as error:
-        raise BadCursorError(text) from error
-
-
-def _numbers(text: str) -> Iterator[int]:
-    for part in text.split("-"):
-        if not part.isascii() or not part.isdigit() or len(part) > 20:  # noqa: PLR2004 - digits of 64 bits
-            raise BadCursorError(text)
-        yield int(part)
+    return [int(part) for part in parts]

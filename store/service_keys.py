@@ -142,5 +142,17 @@ def finalizing(batch_id: str) -> str:
     return f"{PREFIX}{{{batch_id}}}:finalizing"
 
 
+def event_deliveries() -> str:
+    """Sorted set: end of a batch for who asked to be told (JSON) -> when it is sent next (ms). Gone when empty.
+    Written with the end, and by gateways.
+    """
+    return f"{PREFIX}event_deliveries"
+
+
+def event_failures() -> str:
+    """Hash: as `event_deliveries` -> tries that failed. Gone when empty. Written by gateways."""
+    return f"{PREFIX}event_failures"
+
+
 def _gate(upstream: str) -> str:
     return f"{PREFIX}{{gate:{upstream_tag(upstream)}}}:"

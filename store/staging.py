@@ -81,7 +81,12 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_batch_id() -> str:
     """Return an id that sorts by time of birth and can't be guessed."""
-    return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{batch_id_at(time.time())}{secrets.token_hex(8)}"
+
+
+def batch_id_at(moment: float) -> str:
+    """Return how ids of batches begin that are born at a time (unix seconds); older ones sort before it."""
+    return f"batch_{int(moment * 1000):012x}"
 
 
 def shard_size(lines: int) -> int:

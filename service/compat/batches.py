@@ -7,7 +7,9 @@ import msgspec
 import structlog
 
 from batchmill.producer import ending
+from batchmill.producer.intake import Birth
 from batchmill.service import idempotency, problems
+from batchmill.service.access.queued import check_queue
 from batchmill.service.compat import batch_objects
 from batchmill.service.compat.batch_objects import BatchList, BatchObject, Money
 from batchmill.service.compat.causes import Causes, causes_of_batch, causes_of_intake
@@ -18,6 +20,7 @@ from batchmill.service.operations import Call, Operation
 from batchmill.store import batches, endings, files, intakes, keys
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
+from batchmill.store.handed import window_seconds
 from batchmill.store.intakes import Intake, IntakeState
 from batchmill.store.model import BatchState, BatchStatus
 from batchmill.store.staging import new_batch_id
@@ -52,6 +55,8 @@ async def create_batch(call: Call[None, CreateBatch]) -> BatchObject:
     name = idempotency.name_of(call.request, identity, said, body.idempotency_key)
     asked = asked_of(body, identity, service.settings, await now_ms(service.redis) // 1000)
     await _check_file(service, identity, body.input_file_id)
+    if identity.max_queued_lines is not None and await intakes.known(service.redis, name) is None:
+        await check_queue(service, identity, 1)  # how many lines there are is known later
     batch_id = new_batch_id()
     days = service.settings.results.retention_days
     known = await intakes.create(service.redis, service.upstream, batch_id, asked, retention_days=days, name=name)
@@ -73,7 +78,7 @@ async def list_batches(call: Call[ListBatches, None]) -> BatchList:
     """
     limit = call.query.limit
     found: list[BatchObject] = []
-    after, more = call.query.after, True
+    after, more = call.query.after or None, True
     while more and len(found) <= limit:  # one more than asked for says whether there are more
         page = await batches.page(call.service.redis, call.identity.project, after, limit + 1 - len(found))
         found += await _objects(call.service, page.ids)
@@ -116,7 +121,9 @@ async def retry_batch(call: Call[None, None]) -> BatchObject:
         raise _over("retry", batch_objects.of_intake(found).status)
     if not found.state.terminal:
         raise _over("retry", batch_objects.shown_status(found))
-    new_id, _ = await ending.retry(service.redis, batch_id, service.settings)
+    birth = await _birth_again(service, call.identity, found)
+    key = call.identity.key_id
+    new_id, _ = await ending.retry(service.redis, batch_id, service.settings, birth=birth, key=key)
     return await shown(service, call.identity, new_id)
 
 
@@ -172,12 +179,12 @@ async def _objects(service: Service, ids: tuple[str, ...]) -> list[BatchObject]:
 
 async def _money(service: Service, status: BatchStatus) -> Money:
     if status.max_cost is None:
-        return Money()
+        return Money(estimate=status.estimate)
     if status.state.terminal:
-        return Money(0, status.max_cost)
+        return Money(0, status.max_cost, status.estimate)
     name = keys.batch_budget(status.upstream, status.id)
     held, limit = await service.redis.execute_command("HMGET", name, "held", "limit")
-    return Money(int(held or 0), int(limit or status.max_cost))
+    return Money(int(held or 0), int(limit or status.max_cost), status.estimate)
 
 
 async def _check_file(service: Service, identity: Identity, file_id: str) -> None:
@@ -190,6 +197,15 @@ async def _check_file(service: Service, identity: Identity, file_id: str) -> Non
             "input_file_id",
             "invalid_value",
         )
+
+
+async def _birth_again(service: Service, identity: Identity, status: BatchStatus) -> Birth:
+    """Return the birth of a batch that tries lines of another again: its window begins anew."""
+    if status.handed is None:
+        return Birth()
+    now = await now_ms(service.redis) // 1000
+    handed = msgspec.structs.replace(status.handed, created_at=now, key_id=identity.key_id)
+    return Birth(handed=handed, expires_at=now + window_seconds(handed.completion_window))
 
 
 async def _cancel(service: Service, batch_id: str) -> None:

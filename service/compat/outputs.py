@@ -119,7 +119,7 @@ async def _write(service: Service, batch_id: str) -> None:
         if lines_of(status, errors=errors):
             await _write_file(service, status, errors=errors)
     output, failures = (lines_of(status, errors=errors) > 0 for errors in (False, True))
-    await outputs.mark_written(service.redis, batch_id, output=output, errors=failures)
+    await outputs.mark_written(service.redis, status, output=output, errors=failures)
 
 
 async def _write_file(service: Service, status: BatchStatus, *, errors: bool) -> None:
@@ -141,6 +141,9 @@ async def _write_file(service: Service, status: BatchStatus, *, errors: bool) ->
         purpose=files.OUTPUT,
         blob=blob,
     )
+    if await outputs.written(service.redis, status.id) and await files.get(service.redis, file_id) is None:
+        await files.doom(service.redis, record)  # we were so slow that another wrote it, and its reader deleted it
+        return
     await files.put(service.redis, record)
 
 

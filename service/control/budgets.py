@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from batchmill.config.policy import KEY_PREFIX
+from batchmill.config.policy import KEY_PREFIX, check_limit
 from batchmill.openrouter.money import to_nano, to_usd
 from batchmill.service import problems
 from batchmill.service.context import Service
@@ -41,6 +41,7 @@ async def change_limit(service: Service, identity: Identity, name: str, limit_us
     """
     await _may_change(service, identity, name)
     try:
+        check_limit(limit_usd)  # before it is rounded to what can be booked
         raised = await raise_budget(service.redis, service.upstream, name, to_nano(limit_usd), who(identity))
     except UnknownBudgetError as error:
         raise problems.not_found(f"No budget found with name '{name}'.") from error
