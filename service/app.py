@@ -11,11 +11,15 @@ from starlette.routing import BaseRoute, Route
 
 from batchmill.service import problems
 from batchmill.service.background import Task, running
+from batchmill.service.compat import chat, models
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = ()
+OPERATIONS: tuple[Operation, ...] = (
+    *models.OPERATIONS,
+    *chat.OPERATIONS,
+)
 """Whatever the API can do, in the order of the document."""
 
 TASKS: tuple[Task, ...] = ()

@@ -1,0 +1,145 @@
+"""Chat completions: each is a batch of one line, through the same queue, gate and books as any other."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import Response, StreamingResponse
+
+from batchmill.producer import Batch
+from batchmill.producer.errors import InputError
+from batchmill.producer.live import Ended, Event
+from batchmill.service.bodies import read_body
+from batchmill.service.compat.chat_answers import PASSED_ON, answer_of, failure_of, header_text, headers_of, refusal_of
+from batchmill.service.compat.chat_relay import DONE, BrokenError, Relay
+from batchmill.service.compat.chat_request import ChatCompletion, ChatRequest, line_of, read_chat
+from batchmill.service.compat.chat_waiting import Wait, cancel_soon, patience_of
+from batchmill.service.endpoints import encode
+from batchmill.service.identity import Scope
+from batchmill.service.operations import Call, Operation
+from batchmill.service.problems import ApiError, error_object
+from batchmill.store import chats
+from batchmill.store.model import Priority, Result
+
+SOURCE = "chat"
+"""What the source of such a batch says."""
+
+_SSE = "text/event-stream"
+
+
+async def create_chat_completion(call: Call[None, None]) -> Response:
+    """Answer as the model does, whole or (with `stream`) as it comes.
+
+    It waits for its turn, its limits and its budgets like any line, with high priority unless it says otherwise. What
+    has not begun within `chat_timeout`, or within the seconds of the header `x-wait`, is cancelled: 402 when a budget
+    has no room, 429 for a limit, else 503 or 504; `x-blocked-on` says why. A client that goes away cancels it.
+    Headers: `x-batch-id`, and for a whole answer `x-cost-usd`, `x-cached`, `x-attempts`, `x-model`.
+    """
+    limits = call.service.settings.service
+    patience = patience_of(call)
+    asked, body = read_chat(await read_body(call.request, limits.max_body_bytes, limits.body_timeout))
+    batch = await _hand_over(call, asked, body)
+    wait = Wait(call, batch, patience)
+    if asked.stream:
+        return await _streamed(call, batch, wait, asked)
+    result = await wait.for_(_only_result(batch))
+    await chats.let_expire(call.service.redis, batch.id)
+    return answer_of(batch.id, result)
+
+
+async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes) -> Batch:
+    custom_id = call.request.state.request_id  # its own, so that two who ask the same are two batches
+    try:
+        return await call.service.producer.submit(
+            [line_of(custom_id, body, live=bool(asked.stream))],
+            name=SOURCE,
+            max_cost=asked.max_cost_usd,
+            priority=asked.priority or Priority.HIGH,
+            project=call.identity.home,
+            cache=asked.cache,
+        )
+    except InputError as error:
+        raise refusal_of(error) from error
+
+
+async def _only_result(batch: Batch) -> Result:
+    async for result in batch.results(follow=True):
+        return result
+    raise ApiError(503, "The completion is gone.", kind="server_error", headers=headers_of(batch.id))
+
+
+async def _streamed(call: Call[None, None], batch: Batch, wait: Wait, asked: ChatRequest) -> Response:
+    """Answer once the first chunk is there, or the end: until then an error can still be a status."""
+    events = batch.stream(call.request.state.request_id)
+    relay = Relay(include_usage=asked.include_usage)
+    first: list[bytes] = []
+    while not first:
+        event = await wait.for_(anext(events))
+        if isinstance(event, Ended):
+            await events.aclose()
+            return _at_once(batch, event, relay)
+        first = relay.take(event)
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        over = False
+        try:
+            for chunk in first:
+                yield _event(chunk)
+            async with aclosing(events):
+                async for event in events:
+                    over = isinstance(event, Ended)
+                    for chunk in _out(batch, relay, event):
+                        yield _event(chunk)
+        except BrokenError:
+            yield _event(_error(_broken(batch)))
+        finally:
+            if not over:
+                cancel_soon(batch)
+        await chats.let_expire(call.service.redis, batch.id)
+
+    return StreamingResponse(chunks(), media_type=_SSE, headers={**headers_of(batch.id), "cache-control": "no-cache"})
+
+
+def _at_once(batch: Batch, event: Ended, relay: Relay) -> Response:
+    headers = headers_of(batch.id, event.result)
+    if not event.result.succeeded:
+        raise failure_of(event.result, headers)
+    body = b"".join(map(_event, relay.end(event)))
+    return Response(body, headers={**headers, "cache-control": "no-cache"}, media_type=_SSE)
+
+
+def _out(batch: Batch, relay: Relay, event: Event) -> list[bytes]:
+    if not isinstance(event, Ended):
+        return relay.take(event)
+    if event.result.succeeded:
+        return relay.end(event)
+    return [_error(failure_of(event.result, headers_of(batch.id, event.result))), DONE]
+
+
+def _broken(batch: Batch) -> ApiError:
+    message = f"The answer broke off and began anew; what came before is void. See {batch.id}."
+    return ApiError(502, header_text(message), kind="server_error", code="stream_interrupted")
+
+
+def _error(error: ApiError) -> bytes:
+    return encode(error_object(error))
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=create_chat_completion,
+        tag="chat",
+        summary="Create a chat completion",
+        scope=Scope.SUBMIT,
+        body=ChatRequest,
+        raw=True,
+        answer=ChatCompletion,
+        other_media=(_SSE,),
+        errors=(*PASSED_ON, 402, 409, 502, 504),
+    ),
+)
