@@ -35,6 +35,7 @@ def conditions_of(
     tags: Mapping[str, str] | None = None,
     *,
     cache: bool = False,
+    key: str | None = None,
 ) -> Conditions:
     """Return the conditions as a value. Raises InputError."""
     try:
@@ -49,6 +50,7 @@ def conditions_of(
         max_cost=None if max_cost is None else _nano_of(max_cost),
         tags=_tags_of(tags or {}),
         cache=cache,
+        key=key,
     )
 
 

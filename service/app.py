@@ -11,18 +11,19 @@ from starlette.routing import BaseRoute, Route
 
 from batchmill.service import problems
 from batchmill.service.background import Task, running
-from batchmill.service.compat import chat, models
+from batchmill.service.compat import chat, files, models, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
+    *files.OPERATIONS,
     *models.OPERATIONS,
     *chat.OPERATIONS,
 )
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = ()
+TASKS: tuple[Task, ...] = (files.sweep_files, outputs.write_outputs)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = ()

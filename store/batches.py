@@ -5,15 +5,17 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from batchmill.openrouter.outcomes import Usage
-from batchmill.store import keys
+from batchmill.store import keys, service_keys
 from batchmill.store.errors import UnknownBatchError
+from batchmill.store.handed import Handed
 from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Priority, Terms, Tried
 from batchmill.store.scripts import Script
 from batchmill.store.staging import Shard, ShardPayload
 
-_cancel = Script("cancel")
+_stop = Script("stop")
 
 _DAY = 86_400
 
@@ -23,19 +25,22 @@ WORKER_SILENCE_MS = 10_000
 _TRIED_SECONDS = 30 * 86_400
 _LONGEST_SAID = 30 * 86_400  # seconds that a reason may stand
 _NUMBERS = (
-    "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "cost", "uncosted",
-    "cached", "max_cost",
+    "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "finalizing_at",
+    "expired_at", "expires_at", "files_at", "cost", "uncosted", "cached", "max_cost",
     *(state.value for state in LineState),
 )  # fmt: skip
-_TEXTS = ("source", "retry_of", "upstream", "project")
+_TEXTS = ("source", "retry_of", "upstream", "project", "key")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
+_LOOK_AGAIN = 15  # seconds
+
+
 class ShardWork(msgspec.Struct, frozen=True):
-    """A shard as a run finds it: its lines without a result, and whether the batch is being cancelled."""
+    """A shard as a run finds it: its lines without a result, and what they become if they are not to be sent."""
 
     lines: tuple[Line, ...]
-    cancelled: bool
+    unsent: LineState | None = None
     tried: dict[int, Tried] = {}  # by line index, for lines that an earlier run gave back
     terms: Terms = Terms()
 
@@ -110,6 +115,31 @@ async def newest(redis: Redis, count: int) -> list[BatchStatus]:
     return found
 
 
+class Page(msgspec.Struct, frozen=True):
+    """Some ids of batches and intakes, newest first, and whether there are older ones."""
+
+    ids: tuple[str, ...]
+    has_more: bool
+
+
+async def page(redis: Redis, project: str | None, after: str | None, limit: int) -> Page:
+    """Return the next ids of a project (None: of all) that are older than `after`, which need not exist any more.
+
+    Ids of intakes and batches, whatever their state; one may be gone by now. What comes meanwhile changes no later
+    page.
+    """
+    end = "+" if after is None else f"({after}"
+    found = await redis.execute_command("ZREVRANGEBYLEX", service_keys.index(project), end, "-", "LIMIT", 0, limit + 1)
+    ids = tuple(member.decode().partition("|")[0] for member in found[:limit])
+    return Page(ids, len(found) > limit)
+
+
+def enlist(pipe: Pipeline, batch_id: str, project: str) -> None:
+    """Put an intake or a batch into the index, as part of a pipeline."""
+    pipe.execute_command("ZADD", service_keys.index(None), 0, service_keys.in_index(batch_id, project))
+    pipe.execute_command("ZADD", service_keys.index(project), 0, batch_id)
+
+
 async def by_content(redis: Redis, content: str) -> str | None:
     """Return the id of the batch that has this content, if there is one."""
     found = await redis.execute_command("GET", keys.content(content))
@@ -160,26 +190,39 @@ async def drop_expired(redis: Redis, retention_days: int) -> None:
             await redis.execute_command("ZREM", keys.batches(), batch_id)
 
 
-async def mark_cancelling(redis: Redis, batch_id: str) -> BatchState:
-    """Ask for the batch's end and tell its workers; return the state it is in now. Raises UnknownBatchError."""
+async def mark_stopping(redis: Redis, batch_id: str, wanted: BatchState) -> BatchState:
+    """Ask for the batch's end, as cancelling or expiring, and tell its workers; return the state it is in now.
+
+    Until it has ended, it comes back among those that are due (`deadlines`). Raises UnknownBatchError.
+    """
     facts = await redis.execute_command("HMGET", keys.batch(batch_id), "content", "upstream")
     content, upstream = (value.decode() if value else "" for value in facts)
-    state = await _cancel(redis, [keys.batch(batch_id), keys.content(content)], [batch_id])
+    names = [keys.batch(batch_id), keys.content(content), service_keys.deadlines()]
+    state = await _stop(redis, names, [batch_id, wanted.value, _LOOK_AGAIN])
     if not state:
         raise UnknownBatchError(batch_id)
-    await redis.execute_command("PUBLISH", keys.wake(upstream), f"!{batch_id}")
-    return BatchState(state.decode())
+    found = BatchState(state.decode())
+    if found in (BatchState.CANCELLING, BatchState.EXPIRING):
+        word = f"!{batch_id}" if found is BatchState.CANCELLING else f"!{batch_id}|{LineState.EXPIRED}"
+        await redis.execute_command("PUBLISH", keys.wake(upstream), word)
+    return found
 
 
-async def cancelling_among(redis: Redis, batch_ids: list[str]) -> set[str]:
-    """Return which of these batches nothing should be sent for any more."""
+async def stopped_among(redis: Redis, batch_ids: list[str]) -> dict[str, LineState]:
+    """Return of which of these batches nothing should be sent any more, and what becomes of their unsent lines."""
     if not batch_ids:
-        return set()
+        return {}
     async with redis.pipeline(transaction=False) as pipe:
         for batch_id in batch_ids:
             pipe.execute_command("HGET", keys.batch(batch_id), "state")
         states = await pipe.execute()
-    return {batch_id for batch_id, state in zip(batch_ids, states, strict=True) if state != b"in_progress"}
+    found = {batch_id: _unsent(state) for batch_id, state in zip(batch_ids, states, strict=True)}
+    return {batch_id: state for batch_id, state in found.items() if state is not None}
+
+
+def _unsent(state: bytes | None) -> LineState | None:
+    """Return what becomes of unsent lines; those of a batch that is gone are of no use to anybody."""
+    return LineState.CANCELLED if state is None else BatchState(state.decode()).unsent
 
 
 async def open_shards(redis: Redis, batch_id: str) -> list[Shard]:
@@ -205,7 +248,7 @@ async def load(redis: Redis, reference: str, first: int, last: int) -> ShardWork
     if done.strip(b"\0"):
         lines = tuple(line for line in lines if not _bit(done, line.index - offset))
     tried = await _tried(redis, batch_id, lines) if any_tried and lines else {}
-    return ShardWork(lines, state != b"in_progress", tried, stored.terms)
+    return ShardWork(lines, _unsent(state), tried, stored.terms)
 
 
 async def _tried(redis: Redis, batch_id: str, lines: tuple[Line, ...]) -> dict[int, Tried]:
@@ -242,6 +285,9 @@ def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
         cache=b"cache" in facts,
+        handed=msgspec.json.decode(facts[b"handed"], type=Handed) if b"handed" in facts else None,
+        output_file=facts.get(b"output_file") == b"1",
+        error_file=facts.get(b"error_file") == b"1",
         priority=Priority(facts.get(b"priority", b"normal").decode()),
         tags=msgspec.json.decode(facts.get(b"tags", b"[]"), type=tuple[str, ...]),
         **values,

@@ -1,0 +1,88 @@
+"""Keys of the service: what gateways keep in Redis beside the batches themselves; as in `keys.py`.
+
+Permanent: `index`, from which maintenance drops what has expired. `deadlines` and `to_finalize` are gone when empty.
+"""
+
+from hashlib import blake2b
+
+from batchmill.store.keys import PREFIX
+
+_FILES = f"{PREFIX}{{files}}:"
+
+EVERY_PROJECT = "*"
+"""Stands for all projects together where a key is a project's; no project can be named so."""
+
+
+def index(project: str | None) -> str:
+    """Sorted set, all scores 0: id of a batch or intake of a project (None: of all of them, then `|` and the project).
+    Permanent; maintenance drops what has expired. Written when an intake or a batch comes to be.
+
+    Ids sort by their time of birth, so the order is that of birth, too, whatever comes or goes.
+    """
+    return f"{PREFIX}batches:{EVERY_PROJECT if project is None else project}"
+
+
+def in_index(batch_id: str, project: str) -> str:
+    """Return how a batch is named in the index of all projects."""
+    return f"{batch_id}|{project}"
+
+
+def deadlines() -> str:
+    """Sorted set: unfinished batch -> when its completion window is over; of one whose end was begun, when somebody
+    is to see to it again (unix seconds). Gone when empty. Written at release, by the last record and by who ends it.
+    """
+    return f"{PREFIX}deadlines"
+
+
+def to_finalize() -> str:
+    """Sorted set: terminal batch that came over HTTP, and whose output files are not written -> since when (unix
+    seconds). Gone when empty. Written by the last record and by who wrote the files.
+    """
+    return f"{PREFIX}to_finalize"
+
+
+def file(file_id: str) -> str:
+    """String: a FileRecord as JSON. Expires when the file does. Written by an upload and by the finalizer."""
+    return f"{_FILES}file:{file_id}"
+
+
+def files() -> str:
+    """Sorted set: file id -> its place in lists, microseconds of its making. Gone when empty. As `file`."""
+    return f"{_FILES}all"
+
+
+def project_files(project: str) -> str:
+    """Sorted set: as `files`, those of one project. Gone when empty. As `file`."""
+    return f"{_FILES}of:{project}"
+
+
+def file_ends() -> str:
+    """Sorted set: file id, a space and its project -> when its bytes may go (unix s). Gone when empty.
+    Written before any byte is, so that none is left behind by who dies.
+    """
+    return f"{_FILES}ends"
+
+
+def file_place(file_id: str) -> str:
+    """String: the place in lists of a file that was removed: a page may begin behind it. Expires after an hour.
+    Written by who removes it.
+    """
+    return f"{_FILES}place:{file_id}"
+
+
+def upload(project: str, told: str) -> str:
+    """String: fingerprint and id of the file that an upload made, by its content or its Idempotency-Key.
+    Expires after minutes, or a day. Written by an upload.
+    """
+    digest = blake2b(f"{project}\0{told}".encode(), digest_size=16).hexdigest()
+    return f"{_FILES}upload:{digest}"
+
+
+def files_turn() -> str:
+    """String: which gateway removes the bytes of expired files. Expires after seconds. Written by its task."""
+    return f"{_FILES}turn"
+
+
+def finalizing(batch_id: str) -> str:
+    """String: which gateway writes the batch's output files. Expires after the lease. Written by the finalizer."""
+    return f"{PREFIX}{{{batch_id}}}:finalizing"
