@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
+import msgspec
 from redis.asyncio import Redis
 
-from batchmill.config.policy import check_limit
+from batchmill.config.policy import KeyBudget, check_limit
 from batchmill.config.settings import Settings
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
@@ -81,7 +82,10 @@ async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -
             "try again when it answers"
         ) from error
     in_force = await policy.live(redis, settings.upstream_name)
-    rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
+    rules = in_force.policy
+    if in_force.source == policy.BUILT_IN and settings.policy is not None:
+        of_keys = tuple(budget for budget in rules.budgets if isinstance(budget, KeyBudget))
+        rules = msgspec.structs.replace(settings.policy, budgets=(*settings.policy.budgets, *of_keys))
     today = datetime.now(UTC).date().isoformat()
     seen = await models_seen(redis, settings.upstream_name)
     health = await health_of(redis, settings.upstream_name, seen) if seen else {}

@@ -42,7 +42,7 @@ async def retry(
         max_cost=status.max_cost,
         tags=status.tags,
         cache=status.cache,
-        key=key,
+        key=key or status.key,
     )
     pricer = await pricer_for(redis, settings, conditions)
     staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days, batch_id=birth.batch_id)
@@ -68,7 +68,7 @@ async def retry(
         cache=status.cache,
         handed=birth.handed,
         expires_at=birth.expires_at,
-        key=key,
+        key=key or status.key,
         listed=birth.listed,
     )
     return await staging.release(facts), counts.total()

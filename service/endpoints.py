@@ -43,6 +43,7 @@ def endpoint_of(operation: Operation) -> Endpoint:
                 response = await _answered(operation, request)
             except ApiError as error:
                 response = failed(error)
+        response.headers.update(getattr(request.state, "access_headers", {}))
         response.headers["x-request-id"] = request_id
         response.headers["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
         return response

@@ -75,7 +75,7 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     cache: bool = False  # lines may be answered from earlier results
     handed: Handed | None = None  # how it was created over HTTP
     expires_at: int | None = None  # end of its completion window (unix seconds)
-    key: str | None = None  # API key whose own budget pays, too
+    key: str | None = None  # id of the API key that handed it over, which may have a budget of its own
     listed: bool = True  # in the index of batches; single lines of a chat are not
 
 

@@ -36,6 +36,9 @@ QUEUE = (
     b"bm:projects:",
     b"bm:turns:",
     b"bm:parked:",
+    b"bm:deadlines",
+    b"bm:to_finalize",
+    b"bm:event_",
 )
 """Keys that are gone when they are empty."""
 

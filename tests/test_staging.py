@@ -46,7 +46,7 @@ async def test_what_is_staged_is_invisible_and_goes_by_itself(redis: Redis) -> N
     await handover._flush()
 
     found = await names(redis)
-    assert len(found) == 3
+    assert len(found) == 4
     for name in found:
         assert 0 < await redis.ttl(name) <= 3600
     assert not await batches.exists(redis, handover.batch_id)

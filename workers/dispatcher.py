@@ -130,7 +130,7 @@ class Dispatcher:
         groups: dict[tuple[str, int], tuple[Rules, list[LineRun]]] = {}
         for lane, run in self._take():
             terms, batch_id = run.shard.terms, run.shard.claim.batch_id
-            rules = self._gatekeeper.rules(run.model, terms.project, batch_id if terms.capped else None)
+            rules = self._gatekeeper.rules(run.model, terms.project, batch_id if terms.capped else None, terms.key)
             groups.setdefault((lane.model, rules.number), (rules, []))[1].append(run)
         if self._lanes.ready < self.concurrency // 8 + 1:
             self.on_hungry()
