@@ -64,6 +64,7 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
     from batchmill.cli.loop import on_signals
     from batchmill.config.errors import ConfigError
     from batchmill.service.serving import serve as listen
+    from batchmill.store.api_keys import any_made
     from batchmill.store.connection import open_store
 
     stop = asyncio.Event()
@@ -71,6 +72,9 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
         store = await stack.enter_async_context(open_store(settings))
         hear = await _fleet(stack, settings, store, stop) if with_workers else stop.set
         stack.enter_context(on_signals(hear))
+
+        if not await any_made(store.redis, settings.upstream_name):
+            click.echo("no API key: loopback only; `batchmill keys create NAME` makes one", err=True)
 
         def ready(url: str) -> None:
             click.echo(f"batchmill at {url}, for OpenAI's clients: {url}/v1; Ctrl-C stops", err=True)

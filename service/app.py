@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from batchmill.service import problems
+from batchmill.service.access.guard import Guard
+from batchmill.service.access.keys import KEYS
 from batchmill.service.background import Task, running
 from batchmill.service.compat import chat, files, models, outputs
 from batchmill.service.context import Service
@@ -20,6 +23,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
     *models.OPERATIONS,
     *chat.OPERATIONS,
+    *KEYS,
 )
 """Whatever the API can do, in the order of the document."""
 
@@ -42,6 +46,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *PAGES],
         lifespan=lifespan,
+        middleware=[Middleware(Guard)],
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service

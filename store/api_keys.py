@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 from redis.asyncio import Redis
@@ -22,6 +23,7 @@ from redis.asyncio.client import Pipeline
 from batchmill.config.errors import BatchmillError
 from batchmill.config.policy import KEY_PREFIX, KeyBudget, check_limit
 from batchmill.config.rules import check_name
+from batchmill.config.spelling import nearest
 from batchmill.config.windows import WindowKind
 from batchmill.store import key_budgets, service_keys
 from batchmill.store.audit import Entry, note
@@ -64,9 +66,11 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"ApiKey({self.id!r}, {self.name!r})"
 
-    def counts(self, now: int) -> bool:
-        """Whether it opens anything at that moment (unix seconds)."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+    def state(self, now: int) -> Literal["active", "expired", "revoked"]:
+        """Return whether it opens anything at that moment (unix seconds), and why not."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "active" if self.expires_at is None or now < self.expires_at else "expired"
 
     @property
     def budget_name(self) -> str:
@@ -154,6 +158,16 @@ async def by_id(redis: Redis, upstream: str, key_id: str) -> ApiKey | None:
     """Return a key, whether it counts or not."""
     found = await redis.execute_command("HGET", service_keys.api_keys(upstream), key_id)
     return None if found is None else _read(found)
+
+
+async def find(redis: Redis, upstream: str, given: str) -> ApiKey:
+    """Return the key of that id or name. Raises ApiKeyError."""
+    known = await every(redis, upstream)
+    found = next((key for key in known if given in (key.id, key.name)), None)
+    if found is None:
+        names = [key.name for key in known]
+        raise ApiKeyError(f"no API key '{given}' here{nearest(given, names) if names else '; there are none'}")
+    return found
 
 
 def id_in(text: str) -> str | None:

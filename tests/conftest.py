@@ -19,7 +19,7 @@ PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
 """Keys that live for ever, as `store/keys.py` says; small and bounded."""
 
 GATE = re.compile(
-    rb"bm:{gate:[0-9a-f]+}:(books|policy|weights|pauses|suspects|audit|usage|user_key|owners|budget:[^:]+:total"
+    rb"bm:{gate:[0-9a-f]+}:(books|policy|weights|pauses|suspects|audit|usage|user_key|owners|budget:(?:key:)?[^:]+:total|api_keys|api_key_use|key_budgets"
     rb"|alerts|alert_acks|alert_notes|deliveries|delivery_failures)"
 )
 """Those of the gate's keys that live for ever, or until they are empty."""

@@ -60,7 +60,7 @@ class Keyring:
 
     async def _counted(self, redis: Redis, upstream: str, key: ApiKey | None) -> ApiKey | None:
         now = int(time.monotonic() + self._ahead)
-        if key is None or not key.counts(now):
+        if key is None or key.state(now) != "active":
             return None
         if self._noted.get(key.id) != now // _MINUTE:
             self._noted[key.id] = now // _MINUTE

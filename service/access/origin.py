@@ -1,6 +1,7 @@
 """Whether a request comes from this machine, and whether a browser sent it on behalf of another site."""
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -8,6 +9,7 @@ from starlette.requests import Request
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 _PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
@@ -25,8 +27,15 @@ def is_local(request: Request) -> bool:
 
 def host_of(request: Request) -> str:
     """Return the name by which we are asked, without the port; empty when there is none that can be meant."""
+    return host_in(request.headers.get("host", ""))
+
+
+def host_in(header: str) -> str:
+    """Return the host that a Host header names, without the port; empty for one that is not sound."""
+    if not _HOST.fullmatch(header):
+        return ""
     try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        return urlsplit(f"//{header}").hostname or ""
     except ValueError:
         return ""
 

@@ -1,5 +1,6 @@
 """Chat completions: each is a batch of one line, through the same queue, gate and books as any other."""
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -7,7 +8,9 @@ from starlette.responses import Response, StreamingResponse
 
 from batchmill.producer import Batch
 from batchmill.producer.errors import InputError
+from batchmill.producer.intake import Birth
 from batchmill.producer.live import Ended, Event
+from batchmill.service.access.queued import check_queue
 from batchmill.service.bodies import read_body
 from batchmill.service.compat.chat_answers import PASSED_ON, answer_of, failure_of, header_text, headers_of, refusal_of
 from batchmill.service.compat.chat_relay import DONE, BrokenError, Relay
@@ -18,12 +21,16 @@ from batchmill.service.identity import Scope
 from batchmill.service.operations import Call, Operation
 from batchmill.service.problems import ApiError, error_object
 from batchmill.store import chats
+from batchmill.store.clock import now_ms
 from batchmill.store.model import Priority, Result
+from batchmill.store.staging import new_batch_id
 
 SOURCE = "chat"
 """What the source of such a batch says."""
 
 _SSE = "text/event-stream"
+_SLACK = 60  # seconds
+_SECOND_MS = 1000
 
 
 async def create_chat_completion(call: Call[None, None]) -> Response:
@@ -37,7 +44,8 @@ async def create_chat_completion(call: Call[None, None]) -> Response:
     limits = call.service.settings.service
     patience = patience_of(call)
     asked, body = read_chat(await read_body(call.request, limits.max_body_bytes, limits.body_timeout))
-    batch = await _hand_over(call, asked, body)
+    await check_queue(call.service, call.identity, 1)
+    batch = await _hand_over(call, asked, body, patience)
     wait = Wait(call, batch, patience)
     if asked.stream:
         return await _streamed(call, batch, wait, asked)
@@ -46,16 +54,19 @@ async def create_chat_completion(call: Call[None, None]) -> Response:
     return answer_of(batch.id, result)
 
 
-async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes) -> Batch:
-    custom_id = call.request.state.request_id  # its own, so that two who ask the same are two batches
+async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes, patience: float) -> Batch:
+    now = await now_ms(call.service.redis) // _SECOND_MS
+    late = now + math.ceil(patience) + _SLACK  # should this gateway die, nobody waits for the answer any more
     try:
         return await call.service.producer.submit(
-            [line_of(custom_id, body, live=bool(asked.stream))],
+            [line_of(call.request.state.request_id, body, live=bool(asked.stream))],
             name=SOURCE,
             max_cost=asked.max_cost_usd,
             priority=asked.priority or Priority.HIGH,
             project=call.identity.home,
             cache=asked.cache,
+            key=call.identity.key_id,
+            birth=Birth(batch_id=new_batch_id(), expires_at=late, listed=False),
         )
     except InputError as error:
         raise refusal_of(error) from error
