@@ -1,4 +1,4 @@
-"""Batches of a single line that somebody waited for: they are in no list, and soon forgotten."""
+"""Batches of a single line that somebody waits for: in no list once they are over, and soon forgotten."""
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -18,6 +18,7 @@ async def let_expire(redis: Redis, batch_id: str) -> None:
         async with redis.pipeline(transaction=False) as pipe:
             for name in [*names, keys.batch(batch_id)]:
                 pipe.execute_command("EXPIRE", name, KEEP)
+            pipe.execute_command("ZREM", keys.batches(), batch_id)
             await pipe.execute()
     except RedisError:
         return  # kept as long as any batch

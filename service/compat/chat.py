@@ -1,9 +1,11 @@
 """Chat completions: each is a batch of one line, through the same queue, gate and books as any other."""
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from redis.asyncio import Redis
 from starlette.responses import Response, StreamingResponse
 
 from batchmill.producer import Batch
@@ -15,7 +17,7 @@ from batchmill.service.bodies import read_body
 from batchmill.service.compat.chat_answers import PASSED_ON, answer_of, failure_of, header_text, headers_of, refusal_of
 from batchmill.service.compat.chat_relay import DONE, BrokenError, Relay
 from batchmill.service.compat.chat_request import ChatCompletion, ChatRequest, line_of, read_chat
-from batchmill.service.compat.chat_waiting import Wait, cancel_soon, patience_of
+from batchmill.service.compat.chat_waiting import Wait, end_soon, patience_of
 from batchmill.service.endpoints import encode
 from batchmill.service.identity import Scope
 from batchmill.service.operations import Call, Operation
@@ -29,6 +31,8 @@ SOURCE = "chat"
 """What the source of such a batch says."""
 
 _SSE = "text/event-stream"
+_STILL_THERE = b": waiting\n\n"  # a comment, which clients pass over
+_SILENCE = 10.0  # seconds
 _SLACK = 60  # seconds
 _SECOND_MS = 1000
 
@@ -49,9 +53,10 @@ async def create_chat_completion(call: Call[None, None]) -> Response:
     wait = Wait(call, batch, patience)
     if asked.stream:
         return await _streamed(call, batch, wait, asked)
-    result = await wait.for_(_only_result(batch))
-    await chats.let_expire(call.service.redis, batch.id)
-    return answer_of(batch.id, result)
+    try:
+        return answer_of(batch.id, await wait.for_(_only_result(batch)))
+    finally:
+        await chats.let_expire(call.service.redis, batch.id)
 
 
 async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes, patience: float) -> Batch:
@@ -83,31 +88,62 @@ async def _streamed(call: Call[None, None], batch: Batch, wait: Wait, asked: Cha
     events = batch.stream(call.request.state.request_id)
     relay = Relay(include_usage=asked.include_usage)
     first: list[bytes] = []
-    while not first:
-        event = await wait.for_(anext(events))
-        if isinstance(event, Ended):
+    try:
+        while not first:
+            event = await wait.for_(anext(events))
+            if isinstance(event, Ended):
+                return _at_once(batch, event, relay)
+            first = relay.take(event)
+    except BrokenError as error:
+        raise _broken(batch) from error
+    finally:
+        if not first:
             await events.aclose()
-            return _at_once(batch, event, relay)
-        first = relay.take(event)
+            await chats.let_expire(call.service.redis, batch.id)
+    headers = {**headers_of(batch.id), "cache-control": "no-cache"}
+    return StreamingResponse(_chunks(call.service.redis, batch, relay, first, events), headers=headers, media_type=_SSE)
 
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        over = False
-        try:
-            for chunk in first:
-                yield _event(chunk)
-            async with aclosing(events):
-                async for event in events:
-                    over = isinstance(event, Ended)
-                    for chunk in _out(batch, relay, event):
-                        yield _event(chunk)
-        except BrokenError:
-            yield _event(_error(_broken(batch)))
-        finally:
-            if not over:
-                cancel_soon(batch)
-        await chats.let_expire(call.service.redis, batch.id)
 
-    return StreamingResponse(chunks(), media_type=_SSE, headers={**headers_of(batch.id), "cache-control": "no-cache"})
+async def _chunks(
+    redis: Redis, batch: Batch, relay: Relay, first: list[bytes], events: AsyncGenerator[Event, None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the rest of a stream; whoever stops listening has the batch cancelled."""
+    over = False
+    try:
+        for chunk in first:
+            yield _event(chunk)
+        async with aclosing(events):
+            async for event in _or_silence(events):
+                if event is None:
+                    yield _STILL_THERE
+                    continue
+                over = isinstance(event, Ended)
+                for chunk in _out(batch, relay, event):
+                    yield _event(chunk)
+    except BrokenError:
+        yield _event(_error(_broken(batch)))
+    finally:
+        end_soon(redis, batch, cancel=not over)
+
+
+async def _or_silence(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event | None, None]:
+    """Yield events, and None now and then while there are none: to write is to learn that nobody reads any more."""
+    coming: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            if not (await asyncio.wait([coming], timeout=_SILENCE))[0]:
+                yield None
+                continue
+            done, coming = coming, None
+            try:
+                yield done.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
 
 def _at_once(batch: Batch, event: Ended, relay: Relay) -> Response:

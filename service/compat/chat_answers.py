@@ -87,6 +87,8 @@ def refusal_of(error: InputError) -> ApiError:
     if bad.code == "line_too_large":
         return problems.too_large("The request is too large: " + bad.message)
     message = bad.message.replace("the batch's --max-cost", _CAP).replace("--max-cost", _CAP)
+    if bad.code == "no_price":  # of a model that the catalogue does not have, nearly always
+        return ApiError(404, f"The model can't be used: {message}", param="model", code="model_not_found")
     return problems.invalid(message, param, bad.code)
 
 
@@ -117,4 +119,4 @@ def _told(result: Result) -> tuple[str, str | None]:
     except UNREADABLE:
         blame = None
     param = blame.param if blame is not None and isinstance(blame.param, str) else None
-    return (report.message if report else "") or said, param
+    return said or (report.message if report else ""), param

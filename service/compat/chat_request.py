@@ -31,9 +31,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A chat completion as OpenAI's clients ask for it; whatever else is in it goes to the model as it is.
 
     `model` is a model, an alias, or "auto". What OpenAI does not have: `max_cost_usd` is the most that it may cost,
-    `cache` whether an earlier answer to the same question will do, `priority` its turn among the project's other work
-    (high unless it says otherwise), `fallback_models` who is asked when the model can't answer, `strategy` in which
-    order.
+    `cache` whether an earlier answer to the same question will do (a stream is always asked anew), `priority` its turn
+    among the project's other work (high unless it says otherwise), `fallback_models` who is asked when the model can't
+    answer, `strategy` in which order.
     """
 
     model: str

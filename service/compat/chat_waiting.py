@@ -11,13 +11,15 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import structlog
+from redis.asyncio import Redis
 
+from batchmill.config.errors import BatchmillError
 from batchmill.producer import Batch
 from batchmill.service import problems
 from batchmill.service.compat.chat_answers import blocked, headers_of
 from batchmill.service.operations import Call
 from batchmill.service.problems import ApiError
-from batchmill.store.errors import StoreError
+from batchmill.store import chats
 from batchmill.store.model import BatchState
 
 log = structlog.get_logger()
@@ -79,15 +81,17 @@ class Wait:
             raise blocked(status, waited)
 
 
-def cancel_soon(batch: Batch) -> None:
-    """Cancel a batch whose client went away, for whoever is being cancelled itself."""
+def end_soon(redis: Redis, batch: Batch, *, cancel: bool) -> None:
+    """Let a batch go, cancelled if nobody wants its answer any more; for whoever is being cancelled itself."""
 
-    async def cancel() -> None:
+    async def end() -> None:
         try:
-            await batch.cancel()
-        except StoreError as error:
+            if cancel:
+                await batch.cancel()
+            await chats.let_expire(redis, batch.id)
+        except BatchmillError as error:
             log.warning("chat.not_cancelled", batch=batch.id, error=str(error))
 
-    task = asyncio.create_task(cancel())
+    task = asyncio.create_task(end())
     _ending.add(task)
     task.add_done_callback(_ending.discard)
