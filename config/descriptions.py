@@ -93,6 +93,8 @@ KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "service.chat_timeout": "Seconds until a chat completion that nobody could begin is given up.",
         "service.requests_per_minute": "Requests of one API key in a minute, unless the key says otherwise.",
         "service.file_days": "Days that an uploaded file is kept, unless the upload says otherwise.",
+        "service.webhook_secret_env": "The variable with the secret (whsec_...) that signs what batches' webhooks get.",
+        "service.private_webhooks": "Whether a batch's webhook may be an address of the service's own network.",
         "storage.kind": "local (a folder) or s3 (S3-compatible object storage).",
         "storage.path": "The folder of a local storage; empty: files in data_dir.",
         "storage.bucket": "The bucket of an S3 storage.",

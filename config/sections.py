@@ -165,6 +165,8 @@ class ServiceSettings(Section, frozen=True):
     chat_timeout: PositiveFloat = 600.0  # a chat completion that nobody could begin is given up
     requests_per_minute: PositiveInt = 6000  # of one key, unless it says otherwise
     file_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30  # an uploaded file, unless the upload says otherwise
+    webhook_secret_env: str = "BATCHMILL_WEBHOOK_SECRET"  # noqa: S105 - the variable that has it; signs ends of batches
+    private_webhooks: bool = False  # whether a batch's webhook may be an address of our own network
 
 
 class StorageSettings(Section, frozen=True):

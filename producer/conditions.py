@@ -13,7 +13,7 @@ from batchmill.config.settings import Settings
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
 from batchmill.openrouter.money import to_nano
-from batchmill.producer.errors import InputError
+from batchmill.producer.errors import InputError, PricesUnknownError
 from batchmill.producer.lines import Conditions, Wish
 from batchmill.producer.own_members import make_wish
 from batchmill.producer.pricing import Pricer
@@ -70,14 +70,14 @@ def wish_of_batch(fallback: Iterable[str], strategy: Strategy | str | None) -> W
 
 
 async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -> Pricer:
-    """Return what prices lines at this moment. Raises InputError when nobody can tell prices that must be known.
+    """Return what prices lines at this moment. Raises PricesUnknownError when nobody can tell what must be known.
 
     The rules are those in force; those of the settings' file, when nobody has put any in force yet.
     """
     try:
         models = await models_of(redis, settings)
     except (UpstreamUnavailableError, UpstreamRefusedError) as error:
-        raise InputError(
+        raise PricesUnknownError(
             f"what models cost can't be read from {settings.upstream_name} ({error}), so nothing was enqueued; "
             "try again when it answers"
         ) from error

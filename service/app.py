@@ -10,24 +10,32 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from batchmill.service import problems
+from batchmill.service import ends, problems
 from batchmill.service.access.guard import Guard
 from batchmill.service.access.keys import KEYS
 from batchmill.service.background import Task, running
-from batchmill.service.compat import chat, files, models, outputs
+from batchmill.service.compat import batches, chat, files, models, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
+from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
+    *batches.OPERATIONS,
     *models.OPERATIONS,
     *chat.OPERATIONS,
     *KEYS,
 )
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = (files.sweep_files, outputs.write_outputs)
+TASKS: tuple[Task, ...] = (
+    take_intakes,
+    files.sweep_files,
+    outputs.write_outputs,
+    ends.end_late_batches,
+    ends.tell_of_ends,
+)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = ()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ClientConfig, LocalStore, ObjectStore, S3Store
+from obstore.store import LocalStore, ObjectStore, S3Store
 
 from batchmill.config.settings import Settings
 from batchmill.storage.blobs import MissingBlobError, StorageError
@@ -148,7 +148,8 @@ def open_blobs(settings: Settings) -> ObjectBlobs:
     if not storage.bucket:
         raise StorageError('storage.kind = "s3" needs storage.bucket in the config file')
     options = {"endpoint": storage.endpoint or None, "region": storage.region or None}
-    given = {name: value for name, value in options.items() if value}
-    plain = ClientConfig(allow_http=True) if storage.endpoint.startswith("http://") else None
-    store = S3Store(storage.bucket, prefix=storage.prefix or None, client_options=plain, **given)  # type: ignore[arg-type]  # names as obstore's
+    given: dict[str, object] = {name: value for name, value in options.items() if value}
+    if storage.endpoint.startswith("http://"):
+        given["client_options"] = {"allow_http": True}
+    store = S3Store(storage.bucket, prefix=storage.prefix or None, **given)  # type: ignore[arg-type]  # names as obstore's
     return ObjectBlobs(store, f"s3://{storage.bucket}/{storage.prefix}")

@@ -1,5 +1,6 @@
 """Batches: their state, their cancellation, and the list of those that there are."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,12 @@ from redis.asyncio.client import Pipeline
 
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, service_keys
+from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.handed import Handed
 from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Priority, Terms, Tried
 from batchmill.store.scripts import Script
-from batchmill.store.staging import Shard, ShardPayload
+from batchmill.store.staging import Shard, ShardPayload, batch_id_at
 
 _stop = Script("stop")
 
@@ -104,15 +106,18 @@ async def exists(redis: Redis, batch_id: str) -> bool:
 
 
 async def newest(redis: Redis, count: int) -> list[BatchStatus]:
-    """Return the newest batches, newest first."""
-    ids = await redis.execute_command("ZREVRANGE", keys.batches(), 0, count - 1)
-    found = []
-    for batch_id in ids:
-        try:
-            found.append(await status(redis, batch_id.decode()))
-        except UnknownBatchError:
-            continue  # expired; maintenance drops it from the list
-    return found
+    """Return the newest batches, newest first; without those that are no batch yet, and single lines of a chat."""
+    found: list[BatchStatus] = []
+    after: str | None = None
+    while len(found) < count:
+        some = await page(redis, None, after, count)
+        for batch_id in some.ids:
+            with contextlib.suppress(UnknownBatchError):  # an intake, or expired: maintenance drops it from the list
+                found.append(await status(redis, batch_id))
+        if not some.has_more:
+            break
+        after = some.ids[-1]
+    return found[:count]
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -182,12 +187,17 @@ async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
 
 
 async def drop_expired(redis: Redis, retention_days: int) -> None:
-    """Take batches that are older than what is kept out of the list, unless they are still there."""
-    seconds, _ = await redis.execute_command("TIME")
-    horizon = int(seconds) - retention_days * _DAY
+    """Take batches that are older than what is kept out of the lists, unless they are still there."""
+    horizon = await now_ms(redis) // 1000 - retention_days * _DAY
     for batch_id in await redis.execute_command("ZRANGEBYSCORE", keys.batches(), "-inf", horizon):
         if not await exists(redis, batch_id.decode()):
             await redis.execute_command("ZREM", keys.batches(), batch_id)
+    end = f"({batch_id_at(horizon)}"
+    for member in await redis.execute_command("ZRANGEBYLEX", service_keys.index(None), "-", end):
+        gone, _, project = member.decode().partition("|")
+        if not await redis.execute_command("EXISTS", keys.batch(gone), service_keys.intake(gone)):
+            await redis.execute_command("ZREM", service_keys.index(project), gone)
+            await redis.execute_command("ZREM", service_keys.index(None), member)
 
 
 async def mark_stopping(redis: Redis, batch_id: str, wanted: BatchState) -> BatchState:

@@ -158,7 +158,7 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
     route: Route | None = None
     tags: tuple[str, ...] = ()  # "key=value", for reports
     cache: bool = False  # the same line may be answered from an earlier result
-    key: str | None = None  # id of the API key that handed it over, which may have a budget of its own
+    key: str | None = None  # id of the API key that handed the lines over; it may have a budget of its own
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -275,7 +275,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     output_file: bool = False  # and there is something in it, see `files_at`
     error_file: bool = False
     handed: Handed | None = None  # of a batch that came over HTTP
-    key: str | None = None  # id of the API key that handed it over, which may have a budget of its own
+    key: str | None = None  # id of the API key that handed it over
     cost: int = 0
     uncosted: int = 0  # succeeded lines whose cost the upstream did not tell
     cached: int = 0  # succeeded lines that were answered from earlier results

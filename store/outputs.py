@@ -2,8 +2,10 @@
 
 from redis.asyncio import Redis
 
-from batchmill.store import keys, service_keys
-from batchmill.store.scripts import Script
+from batchmill.store import events, keys, service_keys
+from batchmill.store.clock import now_ms
+from batchmill.store.model import BatchStatus
+from batchmill.store.scripts import Argument, Script
 
 _files_written = Script("files_written")
 _MOST = 1000  # looked at in one round
@@ -31,7 +33,12 @@ async def drop(redis: Redis, batch_id: str) -> None:
     await redis.execute_command("ZREM", service_keys.to_finalize(), batch_id)
 
 
-async def mark_written(redis: Redis, batch_id: str) -> bool:
-    """Say that a batch's files are in storage. False when the batch is gone."""
-    names = [keys.batch(batch_id), service_keys.to_finalize(), service_keys.finalizing(batch_id)]
-    return bool(await _files_written(redis, names, [batch_id]))
+async def mark_written(redis: Redis, status: BatchStatus, *, output: bool, errors: bool) -> bool:
+    """Say that a batch's files are in storage, those that are not empty, and have its webhook told of its end.
+
+    False when the batch is gone.
+    """
+    names = [keys.batch(status.id), service_keys.to_finalize(), service_keys.finalizing(status.id)]
+    event = events.event_of(status, await now_ms(redis) // 1000)
+    arguments: list[Argument] = [status.id, int(output), int(errors), events.message(event)]
+    return bool(await _files_written(redis, [*names, service_keys.event_deliveries()], arguments))

@@ -1,6 +1,9 @@
 """Every key that the HTTP service keeps in Redis: one function each, with its type, its life and who writes it.
 
 Those that touch money or who may spend it share the hash tag of the gate's books, as in `store/keys.py`.
+
+Permanent: `index`, from which maintenance drops what has expired. `intakes`, `deadlines` and `to_finalize` are gone
+when empty.
 """
 
 from hashlib import blake2b
@@ -8,6 +11,57 @@ from hashlib import blake2b
 from batchmill.store.keys import PREFIX, upstream_tag
 
 _FILES = f"{PREFIX}{{files}}:"
+
+
+def api_keys(upstream: str) -> str:
+    """Hash: id of an API key -> what it may do, and a hash of its secret (JSON). Permanent, and small: keys that do not
+    count any more stay in it, so that nobody gets in without one. Written by operators.
+    """
+    return f"{_gate(upstream)}api_keys"
+
+
+def api_key_use(upstream: str) -> str:
+    """Hash: id of an API key -> when it was last used (unix seconds). Permanent, with `api_keys`. By gateways."""
+    return f"{_gate(upstream)}api_key_use"
+
+
+def api_key_rate(upstream: str, key_id: str) -> str:
+    """Hash: the bucket of requests of one API key. Expires when it would be full. Written by gateways."""
+    return f"{_gate(upstream)}api_key_rate:{key_id}"
+
+
+def key_budgets(upstream: str) -> str:
+    """Hash: name of the budget of an API key -> the budget (JSON). Permanent, with `api_keys`. By operators."""
+    return f"{_gate(upstream)}key_budgets"
+
+
+def session(digest: str) -> str:
+    """Hash: a session of the dashboard, by the hash of its token: `key`, the API key. Expires twelve hours after its
+    last use. Written by gateways.
+    """
+    return f"{PREFIX}session:{digest}"
+
+
+def intakes(upstream: str) -> str:
+    """Sorted set: batch whose input is to be looked at -> when a gateway may take it (ms: the end of the lease of who
+    has it). Gone when empty. Written by who creates batches over HTTP, and by the gateways that take them in.
+    """
+    return f"{PREFIX}intakes:{upstream_tag(upstream)}"
+
+
+def intake(batch_id: str) -> str:
+    """Hash: a batch over HTTP before it is one: its state, what was asked for, and why it failed. Retention; gone when
+    its lines are let go. Written as `intakes`.
+    """
+    return f"{PREFIX}{{{batch_id}}}:intake"
+
+
+def request_name(name: str) -> str:
+    """String: digest of a body that created a batch, `|`, and the batch. Expires in ten minutes to a day. Written with
+    the intake.
+    """
+    return f"{PREFIX}request:{name}"
+
 
 EVERY_PROJECT = "*"
 """Stands for all projects together where a key is a project's; no project can be named so."""
@@ -115,6 +169,18 @@ def session(digest: str) -> str:
     last use. Written by gateways.
     """
     return f"{PREFIX}session:{digest}"
+
+
+def event_deliveries() -> str:
+    """Sorted set: end of a batch for who asked to be told (JSON) -> when it is sent next (ms). Gone when empty.
+    Written with the end, and by gateways.
+    """
+    return f"{PREFIX}event_deliveries"
+
+
+def event_failures() -> str:
+    """Hash: as `event_deliveries` -> tries that failed. Gone when empty. Written by gateways."""
+    return f"{PREFIX}event_failures"
 
 
 def _gate(upstream: str) -> str:

@@ -75,13 +75,18 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     cache: bool = False  # lines may be answered from earlier results
     handed: Handed | None = None  # how it was created over HTTP
     expires_at: int | None = None  # end of its completion window (unix seconds)
-    key: str | None = None  # id of the API key that handed it over, which may have a budget of its own
+    key: str | None = None  # id of the API key that handed it over
     listed: bool = True  # in the index of batches; single lines of a chat are not
 
 
 def new_batch_id() -> str:
     """Return an id that sorts by time of birth and can't be guessed."""
-    return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{batch_id_at(time.time())}{secrets.token_hex(8)}"
+
+
+def batch_id_at(moment: float) -> str:
+    """Return how ids of batches begin that are born at a time (unix seconds); older ones sort before it."""
+    return f"batch_{int(moment * 1000):012x}"
 
 
 def shard_size(lines: int) -> int:

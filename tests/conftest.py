@@ -39,6 +39,10 @@ QUEUE = (
     b"bm:deadlines",
     b"bm:to_finalize",
     b"bm:event_",
+    b"bm:intakes:",
+    b"bm:{files}:all",
+    b"bm:{files}:of:",
+    b"bm:{files}:ends",
 )
 """Keys that are gone when they are empty."""
 

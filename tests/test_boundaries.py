@@ -21,8 +21,9 @@ ALLOWED = {
     # producer and workers never import each other: they meet in Redis
     "producer": {"config", "openrouter", "routing", "spend", "store"},
     "storage": {"config"},
-    "service": {"config", "openrouter", "routing", "spend", "store", "archive", "storage", "producer"},
-    "workers": {"config", "openrouter", "routing", "spend", "store", "archive"},
+    "webhooks": {"config"},
+    "service": {"config", "openrouter", "routing", "spend", "store", "archive", "storage", "webhooks", "producer"},
+    "workers": {"config", "openrouter", "routing", "spend", "store", "archive", "webhooks"},
 }
 ALLOWED["cli"] = set(ALLOWED)  # the composition root
 

@@ -118,7 +118,8 @@ async def _write(service: Service, batch_id: str) -> None:
     for errors in (False, True):
         if lines_of(status, errors=errors):
             await _write_file(service, status, errors=errors)
-    await outputs.mark_written(service.redis, batch_id)
+    output, failures = (lines_of(status, errors=errors) > 0 for errors in (False, True))
+    await outputs.mark_written(service.redis, status, output=output, errors=failures)
 
 
 async def _write_file(service: Service, status: BatchStatus, *, errors: bool) -> None:
