@@ -14,7 +14,7 @@ from batchmill.service import ends, problems
 from batchmill.service.access.guard import Guard
 from batchmill.service.access.keys import KEYS
 from batchmill.service.background import Task, running
-from batchmill.service.compat import batches, chat, files, models, outputs
+from batchmill.service.compat import batches, chat, file_estimates, files, models, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.intake_task import take_intakes
@@ -22,6 +22,7 @@ from batchmill.service.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
+    *file_estimates.OPERATIONS,
     *batches.OPERATIONS,
     *models.OPERATIONS,
     *chat.OPERATIONS,

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
@@ -22,6 +23,8 @@ _PART = 1 << 20
 _PRIVATE = 0o600
 _HALF_WRITTEN = re.compile(r"#\d+$")  # as obstore calls a local file until it is whole
 _LEFT_OVER_SECONDS = 86_400
+_BACKOFF = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2}
+_RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=30), "backoff": _BACKOFF}  # about four seconds in all
 _HINTS = {
     "NoSuchBucket": "there is no such bucket; make it, or correct [storage] bucket, endpoint and region in the config",
     "AccessDenied": "access is denied; the credentials need s3:GetObject, PutObject, DeleteObject and ListBucket",
@@ -149,6 +152,7 @@ def open_blobs(settings: Settings) -> ObjectBlobs:
         raise StorageError('storage.kind = "s3" needs storage.bucket in the config file')
     options = {"endpoint": storage.endpoint or None, "region": storage.region or None}
     given: dict[str, object] = {name: value for name, value in options.items() if value}
+    given["retry_config"] = _RETRIES
     if storage.endpoint.startswith("http://"):
         given["client_options"] = {"allow_http": True}
     store = S3Store(storage.bucket, prefix=storage.prefix or None, **given)  # type: ignore[arg-type]  # names as obstore's

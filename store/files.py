@@ -117,6 +117,20 @@ async def delete(redis: Redis, record: FileRecord) -> bool:
     return bool(done[0])
 
 
+async def purge(redis: Redis, project: str) -> int:
+    """Delete all files of a project; return how many. Their bytes are doomed."""
+    removed = 0
+    while ids := await redis.execute_command("ZRANGE", keys.project_files(project), 0, _PAGE - 1):
+        for file_id in ids:
+            record = await get(redis, file_id.decode())
+            if record is not None:
+                removed += await delete(redis, record)
+            else:  # it has expired
+                await redis.execute_command("ZREM", keys.project_files(project), file_id)
+                await redis.execute_command("ZREM", keys.files(), file_id)
+    return removed
+
+
 async def doom(redis: Redis, record: FileRecord) -> None:
     """Have bytes removed that belong to no file."""
     await redis.execute_command("ZADD", keys.file_ends(), 0, _member(record.id, record.project))
@@ -169,13 +183,14 @@ async def page(
         first, last = (place, "-inf") if newest_first else (place, "+inf")
         begin = f"({first}" if first else "+inf" if newest_first else "-inf"
         command = "ZREVRANGEBYSCORE" if newest_first else "ZRANGEBYSCORE"
-        ids = await redis.execute_command(command, name, begin, last, "WITHSCORES", "LIMIT", 0, _PAGE)
-        records = await redis.execute_command("MGET", *(keys.file(each.decode()) for each, _ in ids)) if ids else []
+        reply = await redis.execute_command(command, name, begin, last, "WITHSCORES", "LIMIT", 0, _PAGE)
+        ids, places = reply[::2], reply[1::2]
+        records = await redis.execute_command("MGET", *(keys.file(each.decode()) for each in ids)) if ids else []
         there = [_decode(record) for record in records if record is not None]  # the others have expired
         found += [record for record in there if purpose in (None, record.purpose)]
         if len(found) > limit or len(ids) < _PAGE:
             return found[:limit], len(found) > limit
-        place = int(ids[-1][1])
+        place = int(float(places[-1]))
 
 
 async def _place(redis: Redis, file_id: str) -> int | None:

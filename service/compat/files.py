@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -20,7 +21,7 @@ from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.multipart import Form
 from batchmill.service.operations import Answer, Call, Operation
-from batchmill.storage.blobs import MissingBlobError, StorageError
+from batchmill.storage.blobs import Blobs, MissingBlobError, StorageError
 from batchmill.store import files
 from batchmill.store.files import FileRecord
 
@@ -215,17 +216,17 @@ async def sweep_files(service: Service) -> None:
     """Remove the bytes of files that have expired, were deleted, or never came to be. A background task."""
     while True:
         if await files.take_turn(service.redis, _SWEEP_EVERY):
-            await sweep(service)
+            await sweep(service.redis, service.blobs)
             await service.blobs.tidy()
         await asyncio.sleep(_SWEEP_EVERY)
 
 
-async def sweep(service: Service) -> None:
+async def sweep(redis: Redis, blobs: Blobs) -> None:
     """Remove what may go now. Safe to interrupt, and to run in many gateways at once."""
-    while gone := await files.doomed(service.redis):
+    while gone := await files.doomed(redis):
         for each in gone:
-            await service.blobs.delete(blob_of(each.id))
-            await files.forget(service.redis, each)
+            await blobs.delete(blob_of(each.id))
+            await files.forget(redis, each)
 
 
 OPERATIONS: tuple[Operation, ...] = (
