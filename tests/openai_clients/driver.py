@@ -140,6 +140,42 @@ def bad_lines_fail_the_batch_and_are_named(client: OpenAI) -> None:
 
 
 @step
+def an_unknown_file_fails_the_batch_later(client: OpenAI) -> None:
+    batch = client.batches.create(
+        input_file_id="file-nowhere", endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert batch.status == "validating"
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (0, 0, 0)
+    (error,) = ended(client, batch).errors.data
+    assert (error.code, error.line) == ("invalid_request", None)
+    assert "Cannot find file file-nowhere" in error.message
+
+
+@step
+def what_openai_does_not_have(client: OpenAI) -> None:
+    """Longer windows, and results that can be read while the others still run."""
+    lines = [line(f"growing-{number}") for number in range(300)]
+    file = client.files.create(file=("lines.jsonl", jsonl(*lines)), purpose="batch")
+    week: Any = "7d"
+    batch: Any = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window=week, extra_body={"priority": "high"}
+    )
+    assert (batch.expires_at - batch.created_at, batch.x_priority) == (7 * 86_400, "high")
+    while not batch.request_counts.completed:
+        time.sleep(0.05)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.output_file_id is None
+    raw = client.files.with_raw_response.content(batch.x_output_file_id)
+    early = raw.text if isinstance(raw.text, str) else raw.text()
+    done = ended(client, batch)
+    whole = client.files.content(done.output_file_id).text
+    assert done.output_file_id == batch.x_output_file_id
+    assert early
+    assert whole.startswith(early), "what was there once stays as it is"
+    assert len(whole.splitlines()) == 300
+
+
+@step
 def pages_of_batches_and_of_files(client: OpenAI) -> None:
     made = [handed(client, line(f"page-{number}")).id for number in range(5)]
     newest = [batch.id for _, batch in zip(range(5), client.batches.list(limit=2))]  # noqa: B905 - the list goes on
