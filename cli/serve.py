@@ -76,10 +76,11 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
         hear = await _fleet(stack, settings, store, stop) if with_workers else stop.set
         stack.enter_context(on_signals(hear))
 
-        if not await any_made(store.redis, settings.upstream_name):
-            click.echo("no API key: loopback only; `batchmill keys create NAME` makes one", err=True)
+        open_house = not await any_made(store.redis, settings.upstream_name)
 
         def ready(url: str) -> None:
+            if open_house:
+                click.echo("no API key: loopback only; `batchmill keys create NAME` makes one", err=True)
             click.echo(f"batchmill at {url}, for OpenAI's clients: {url}/v1; Ctrl-C stops", err=True)
 
         try:

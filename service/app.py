@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from batchmill.service import ends, problems
+from batchmill.service.access import keys
 from batchmill.service.access.guard import Guard
-from batchmill.service.access.keys import KEYS
 from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, chat, file_estimates, files, models, outputs
 from batchmill.service.context import Service
@@ -26,7 +26,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *batches.OPERATIONS,
     *models.OPERATIONS,
     *chat.OPERATIONS,
-    *KEYS,
+    *keys.OPERATIONS,
 )
 """Whatever the API can do, in the order of the document."""
 

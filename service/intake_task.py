@@ -12,11 +12,14 @@ from pathlib import Path
 import structlog
 from redis.exceptions import RedisError
 
+from batchmill.config.errors import BatchmillError
 from batchmill.producer import intake
 from batchmill.producer.conditions import pricer_for, wish_of_batch
 from batchmill.producer.errors import InputError, PricesUnknownError
+from batchmill.producer.estimate import estimate
 from batchmill.producer.intake import BadLinesError, Birth
 from batchmill.producer.lines import Conditions, InputOptions
+from batchmill.producer.pricing import Pricer
 from batchmill.service.access.queued import queued_lines
 from batchmill.service.compat import faults
 from batchmill.service.context import Service
@@ -102,16 +105,16 @@ async def _work(service: Service, found: Intake, holder: Holder) -> None:
 
 
 async def _take_in(service: Service, found: Intake, holder: Holder) -> None:
-    if not await batches.exists(service.redis, found.id):
-        if found.state is IntakeState.VALIDATING and await now_ms(service.redis) >= found.asked.expires_at * 1000:
-            await holder.expire()
-            return
-        wrong = await _enqueue(service, found, holder)
-        if wrong:
-            await holder.fail(wrong)
-            log.info("intake.failed", faults=len(wrong), code=wrong[0].code)
-            return
-    await _finish(service, found.id, holder)
+    if await batches.exists(service.redis, found.id):
+        await _finish(service, found.id, holder)
+        return
+    if found.state is IntakeState.VALIDATING and await now_ms(service.redis) >= found.asked.expires_at * 1000:
+        await holder.expire()
+        return
+    wrong = await _enqueue(service, found, holder)
+    if wrong:
+        await holder.fail(wrong)
+        log.info("intake.failed", faults=len(wrong), code=wrong[0].code)
 
 
 async def _finish(service: Service, batch_id: str, holder: Holder) -> None:
@@ -139,7 +142,7 @@ async def _give_up(found: Intake, holder: Holder, error: Exception) -> None:
 
 
 async def _enqueue(service: Service, found: Intake, holder: Holder) -> tuple[Fault, ...]:
-    """Let the lines go, or return why they can't run. Raises _StoppedError, and what passes."""
+    """Let the lines go and finish, or return why they can't run. Raises _StoppedError, and what passes."""
     asked = found.asked
     file_id = asked.handed.input_file_id
     record = await files.get(service.redis, file_id)
@@ -171,7 +174,7 @@ async def _over_the_queue(service: Service, asked: Asked, path: Path) -> tuple[F
 
 
 async def _submit(service: Service, found: Intake, holder: Holder, record: FileRecord, path: Path) -> tuple[Fault, ...]:
-    asked = found.asked
+    asked, options = found.asked, _options(service, found.asked)
     pricer = await pricer_for(service.redis, service.settings, _conditions(asked))
 
     async def consent() -> None:
@@ -182,7 +185,7 @@ async def _submit(service: Service, found: Intake, holder: Holder, record: FileR
         await intake.submit(
             service.redis,
             path,
-            _options(service, asked),
+            options,
             service.upstream,
             pricer,
             source=record.filename,
@@ -195,7 +198,19 @@ async def _submit(service: Service, found: Intake, holder: Holder, record: FileR
         return faults.faults_of(error.survey)
     except InputError as error:
         return (Fault("invalid_request", str(error)),)
+    await _finish(service, found.id, holder)
+    await _guess(service, found.id, path, options, pricer)
     return ()
+
+
+async def _guess(service: Service, batch_id: str, path: Path, options: InputOptions, pricer: Pricer) -> None:
+    """Say what the batch is likely to cost: for people, so it keeps no line waiting, and may be missing."""
+    try:
+        guessed = await estimate(service.redis, service.settings, path, options, pricer, source=batch_id)
+        if guessed.likely is not None:
+            await intakes.note_estimate(service.redis, batch_id, guessed.likely)
+    except (BatchmillError, RedisError) as error:
+        log.warning("intake.not_estimated", error=str(error))
 
 
 def _conditions(asked: Asked) -> Conditions:

@@ -146,7 +146,7 @@ async def create(redis: Redis, upstream: str, wanted: Wanted, who: str) -> Made:
 async def every(redis: Redis, upstream: str) -> list[ApiKey]:
     """Return all keys that were ever made, oldest first. Raises StoreError."""
     found = await redis.execute_command("HVALS", service_keys.api_keys(upstream))
-    return sorted(map(_read, found), key=lambda key: (key.created_at, key.id))
+    return sorted(map(_read, found), key=lambda key: (key.created_at, key.name))
 
 
 async def any_made(redis: Redis, upstream: str) -> bool:
@@ -275,6 +275,8 @@ def _read(record: bytes) -> ApiKey:
 
 
 def _check(wanted: Wanted) -> None:
+    if id_in(wanted.name):
+        raise ApiKeyError("that is the text of an API key, and no name for one")
     try:
         check_name("API key", wanted.name)
         if wanted.project is not None:

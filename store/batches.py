@@ -28,7 +28,7 @@ _TRIED_SECONDS = 30 * 86_400
 _LONGEST_SAID = 30 * 86_400  # seconds that a reason may stand
 _NUMBERS = (
     "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "finalizing_at",
-    "expired_at", "expires_at", "files_at", "cost", "uncosted", "cached", "max_cost",
+    "expired_at", "expires_at", "files_at", "cost", "uncosted", "cached", "max_cost", "estimate",
     *(state.value for state in LineState),
 )  # fmt: skip
 _TEXTS = ("source", "retry_of", "upstream", "project", "key")

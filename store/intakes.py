@@ -15,13 +15,15 @@ from enum import StrEnum
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from batchmill.config.strategy import Strategy
-from batchmill.store import service_keys
+from batchmill.store import keys, service_keys
 from batchmill.store.clock import now_ms
 from batchmill.store.handed import Handed
 from batchmill.store.model import Priority
 from batchmill.store.scripts import Argument, Script
+from batchmill.store.transactions import transact
 
 _create = Script("create_intake")
 _take = Script("take_intake")
@@ -252,6 +254,17 @@ async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days:
         if state == after.value:
             break
     return IntakeState(state) if state else None
+
+
+async def note_estimate(redis: Redis, batch_id: str, cost: int) -> None:
+    """Say what a batch is likely to cost (nano-dollars), if it is still there."""
+    name = keys.batch(batch_id)
+
+    async def note(pipe: Pipeline) -> bool:
+        pipe.execute_command("HSET", name, "estimate", cost)
+        return bool(await redis.execute_command("HEXISTS", name, "state"))
+
+    await transact(redis, name, note)
 
 
 def _known(value: str, name: Name | None) -> Known | None:

@@ -288,6 +288,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     project: str = "default"
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars; the batch's own budget
+    estimate: int | None = None  # nano-dollars; what it was likely to cost when it came over HTTP
     tags: tuple[str, ...] = ()  # "key=value"
     blocked_on: str | None = None  # why nothing moves, in words; None when it moves or is done
     blocked_by: tuple[str, ...] = ()  # the same as kinds: worker, place, or the gate's words (budget, limit, pause ...)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,9 @@ async def test_parts_may_come_in_any_order(client: httpx.AsyncClient) -> None:
             yield body[at : at + 1]
 
     slowly = (await client.post("/v1/files", content=byte_by_byte(), headers=headers)).json()
-    assert (await client.get(f"/v1/files/{slowly['id']}/content")).content == LINES
+    content = await client.get(f"/v1/files/{slowly['id']}/content")
+    assert content.content == LINES
+    assert content.headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A4%20b.jsonl"
     for cut in (40, 150, len(body) - 60):
         broken = await client.post("/v1/files", content=body[:cut], headers=headers)
         assert broken.status_code == 400
@@ -443,7 +446,7 @@ def asking(model: str, count: int) -> bytes:
 
 async def test_an_estimate_tells_what_a_file_would_cost(real_redis: Redis, settings: Settings) -> None:
     content = asking("openai/gpt-4o-mini", 20) + asking("nobody/nothing", 2) + b"{\n"
-    budget = Budget(name="daily", limit=100_000, window=WindowKind.DAY)
+    budget = Budget(name="daily", limit_usd=Decimal("0.0001"), window=WindowKind.DAY)
     async with in_process(real_redis, simulated(settings, budget), tasks=False) as client:
         made = await uploaded(client, content)
         path = f"/v1/files/{made['id']}/estimate"

@@ -62,7 +62,7 @@ async def test_what_has_expired_leaves_it_but_not_what_still_is(redis: Redis) ->
         batches.enlist(pipe, new, "mine")
         batches.enlist(pipe, "batch_000000000003aa", "mine")
         await pipe.execute()
-    await redis.hset(service_keys.intake("batch_000000000003aa"), "state", "failed")
+    await redis.execute_command("HSET", service_keys.intake("batch_000000000003aa"), "state", "failed")
     await redis.expire(service_keys.intake("batch_000000000003aa"), 60)
     await redis.delete(keys.batch(gone))
     await batches.drop_expired(redis, DAYS)

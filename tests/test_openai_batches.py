@@ -9,9 +9,11 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
+from batchmill.openrouter.simulator import Simulator
 
 from .batch_api_helpers import MODEL, ask, create, finish, get, jsonl, line, submit, upload, when
 from .service_helpers import in_process
+from .waiting import wait_until
 
 DAY = 86_400
 NO_MODEL = {"messages": [{"role": "user", "content": "Secret"}]}
@@ -266,6 +268,39 @@ async def test_an_input_file_with_too_many_bytes(redis: Redis, settings: Setting
     async with in_process(redis, msgspec.structs.replace(settings, service=limits)) as client:
         (fault,) = await faults(client, line(0))
         assert (fault["code"], fault["line"]) == ("file_too_large", None)
+
+
+async def test_what_a_batch_costs_and_a_model_that_there_is_not(real_redis: Redis, settings: Settings) -> None:
+    """At OpenRouter, whose prices are known."""
+    async with Simulator() as simulator:
+        upstream = msgspec.structs.replace(settings.upstream, base_url=simulator.base_url)
+        rehearsed = msgspec.structs.replace(settings, upstream=upstream, simulate=True)
+        async with in_process(real_redis, rehearsed) as client:
+            body = {"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+            batch = await submit(client, [line(0, body=body)], max_cost_usd=0.5)
+            cost: dict[str, Any] = {}
+
+            async def estimated() -> bool:
+                cost.update((await get(client, batch["id"]))["x_cost"])
+                return cost["estimate_usd"] is not None
+
+            await wait_until(estimated)
+            assert 0 < cost["estimate_usd"] < 0.01
+            assert (cost["spent_usd"], cost["held_usd"], cost["cap_usd"]) == (0, 0, 0.5)
+            (fault,) = await faults(client, line(0, body=body | {"model": "no/such"}))
+            assert (fault["code"], fault["param"], fault["line"]) == ("model_not_found", "body.model", 1)
+            assert fault["message"].startswith("The provided model 'no/such' is not supported by the Batch API. ")
+            (fault,) = await faults(client, line(0, body=body | {"max_tokens": 10_000}), max_cost_usd="0.000001")
+            assert (fault["code"], fault["param"]) == ("over_budget", "body.max_tokens")
+            assert "max_cost_usd" in fault["message"]
+            assert "--" not in fault["message"]
+
+
+@pytest.mark.parametrize("url", ["ftp://example.com", "http://127.0.0.1/hook", "http://me:secret@example.com/"])
+async def test_a_webhook_that_can_t_be(client: httpx.AsyncClient, url: str) -> None:
+    error = error_of(await ask(client, input_file_id="file-1", webhook_url=url))
+    assert (error["param"], error["code"]) == ("webhook_url", "invalid_value")
+    assert "secret" not in error["message"]
 
 
 async def test_no_more_than_twenty_errors_are_told(client: httpx.AsyncClient) -> None:

@@ -65,7 +65,7 @@ async def revoke_key(call: Call[None, None]) -> DeletedKey:
     return DeletedKey(id=key_id)
 
 
-KEYS = (
+OPERATIONS = (
     Operation(
         method="POST",
         path="/v1/keys",

@@ -179,12 +179,12 @@ async def _objects(service: Service, ids: tuple[str, ...]) -> list[BatchObject]:
 
 async def _money(service: Service, status: BatchStatus) -> Money:
     if status.max_cost is None:
-        return Money()
+        return Money(estimate=status.estimate)
     if status.state.terminal:
-        return Money(0, status.max_cost)
+        return Money(0, status.max_cost, status.estimate)
     name = keys.batch_budget(status.upstream, status.id)
     held, limit = await service.redis.execute_command("HMGET", name, "held", "limit")
-    return Money(int(held or 0), int(limit or status.max_cost))
+    return Money(int(held or 0), int(limit or status.max_cost), status.estimate)
 
 
 async def _check_file(service: Service, identity: Identity, file_id: str) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -24,12 +26,8 @@ _LOOK_EVERY = 0.25
 class Wanted(msgspec.Struct, frozen=True):
     """Which part of a file. `after_line` passes over so many lines; `wait` asks to wait for something new."""
 
-    after_line: int | None = None
+    after_line: Annotated[int, msgspec.Meta(ge=0)] | None = None
     wait: bool = False
-
-    def __post_init__(self) -> None:
-        if self.after_line is not None and self.after_line < 0:
-            raise ValueError("after_line must be 0 or more")
 
 
 def no_such(file_id: str) -> problems.ApiError:
@@ -39,7 +37,7 @@ def no_such(file_id: str) -> problems.ApiError:
 
 async def stored(service: Service, record: FileRecord, request: Request, wanted: Wanted) -> Response:
     """Answer with a file that is in storage. Raises ApiError."""
-    headers = {"etag": f'"{record.id}"', "accept-ranges": "bytes"}
+    headers = {"etag": f'"{record.id}"', "accept-ranges": "bytes", **_saved_as(record.filename)}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
     if wanted.after_line is not None:
@@ -104,8 +102,14 @@ def _incomplete(output: Output) -> bool:
 
 
 def _headers(output: Output) -> dict[str, str]:
-    headers = {"x-last-line": str(output.lines), "accept-ranges": "bytes"}
+    name = outputs.filename_of(output.status.id, errors=output.errors)
+    headers = {"x-last-line": str(output.lines), "accept-ranges": "bytes", **_saved_as(name)}
     return headers | {"x-incomplete": "true"} if _incomplete(output) else headers
+
+
+def _saved_as(filename: str) -> dict[str, str]:
+    """Return the header by which a browser saves a file under its name, and never shows what somebody uploaded."""
+    return {"content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}"}
 
 
 async def _begun(parts: AsyncIterator[bytes], file_id: str) -> AsyncIterator[bytes]:

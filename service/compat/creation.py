@@ -17,6 +17,7 @@ from batchmill.service.problems import ApiError
 from batchmill.store.handed import Handed, window_seconds
 from batchmill.store.intakes import Asked
 from batchmill.store.model import Priority
+from batchmill.webhooks.addresses import AddressError, check_url
 
 _MOST_PAIRS = 16
 _LONGEST_KEY = 64
@@ -74,6 +75,7 @@ def asked_of(body: CreateBatch, identity: Identity, settings: Settings, now: int
         wish = wish_of_batch(body.fallback_models or (), body.strategy)
     except InputError as error:
         raise _value("fallback_models", f"{error}.") from error
+    _check_webhook(body.webhook_url, settings)
     expiry = body.output_expires_after
     handed = Handed(
         input_file_id=body.input_file_id,
@@ -98,6 +100,15 @@ def asked_of(body: CreateBatch, identity: Identity, settings: Settings, now: int
         skip_invalid=body.on_invalid == "skip",
         any_project=identity.project is None,
     )
+
+
+def _check_webhook(url: str | None, settings: Settings) -> None:
+    if url is None:
+        return
+    try:
+        check_url(url, private=settings.service.private_webhooks)
+    except AddressError as error:
+        raise _value("webhook_url", f"{error}.") from error
 
 
 def _window(text: str) -> int:

@@ -1,10 +1,13 @@
 """What is wrong with the lines of a batch, in the words of OpenAI's `errors.data[]`. Never a line's content. Pure."""
 
+import re
+
 from batchmill.producer.intake import Survey
 from batchmill.producer.lines import BadLine
 from batchmill.store.intakes import Fault
 
-_PRICED = ("model_not_found", "model_excluded", "no_price", "unbounded", "over_budget", "no_candidate")
+_NO_PRICE = re.compile(r"no usable price is known for (?P<model>.+), so nothing bounds")
+_PRICED = ("model_excluded", "no_price", "unbounded", "over_budget", "no_candidate")
 """Codes of what is said of a body by itself: their fields are without the place of the body in the line."""
 
 _WORDS = (
@@ -46,5 +49,10 @@ def _fault(bad: BadLine) -> Fault:
     message = bad.message
     for ours, theirs in _WORDS:
         message = message.replace(ours, theirs)
+    code = bad.code
+    if unknown := _NO_PRICE.match(message):
+        code = "model_not_found"
+        said = message[:1].upper() + message[1:]
+        message = f"The provided model '{unknown['model']}' is not supported by the Batch API. {said}"
     param = f"body.{bad.param}" if bad.code in _PRICED and bad.param and not bad.param.startswith("body") else bad.param
-    return Fault(bad.code, message, param, bad.number)
+    return Fault(code, message, param, bad.number)

@@ -66,7 +66,7 @@ class DeletedFile(msgspec.Struct, frozen=True):
 class UploadForm(msgspec.Struct, frozen=True, rename={"anchor": uploads.ANCHOR, "seconds": uploads.SECONDS}):
     """The parts of an upload, in any order."""
 
-    file: bytes
+    file: Annotated[str, msgspec.Meta(extra_json_schema={"format": "binary"})]
     purpose: Literal["batch"]
     anchor: Literal["created_at"] | None = None
     seconds: Annotated[int, msgspec.Meta(ge=3600, le=2_592_000)] | None = None
