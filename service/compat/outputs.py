@@ -141,6 +141,9 @@ async def _write_file(service: Service, status: BatchStatus, *, errors: bool) ->
         purpose=files.OUTPUT,
         blob=blob,
     )
+    if await outputs.written(service.redis, status.id) and await files.get(service.redis, file_id) is None:
+        await files.doom(service.redis, record)  # we were so slow that another wrote it, and its reader deleted it
+        return
     await files.put(service.redis, record)
 
 
