@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from batchmill.cli.spend_views import Asked
     from batchmill.config.settings import Settings
     from batchmill.spend.period import Period
-    from batchmill.spend.reports import Report, Row
     from batchmill.store.connection import Store
 
 _BY = ("model", "project", "batch", "provider", "day", "tag")
@@ -90,41 +89,19 @@ def export(
 
 async def _show(settings: "Settings", asked: "Asked") -> int:
     from batchmill.cli.spend_views import print_spend
-    from batchmill.spend.reports import By, report_of_rollups, trend
-    from batchmill.store import ledger
+    from batchmill.openrouter.money import dollars
+    from batchmill.producer.reports import spend_of
+    from batchmill.spend.reports import By
     from batchmill.store.connection import open_store
 
     async with open_store(settings) as store:
         period = await _period(store, asked.since, asked.until)
-        days = period.days
-        rollups = await ledger.rollups(store.redis, settings.upstream_name, days[0], days[-1])
-        by_day = report_of_rollups(rollups, By.DAY, project=asked.project)
-        if asked.by == By.BATCH:
-            report = await _by_batch(store, settings, period, asked.project)
-        else:
-            report = report_of_rollups(rollups, By(asked.by), project=asked.project)
-    print_spend(report, trend(by_day, days), asked)
-    _say_what_records_lack(report, by_day.total)
+        found = await spend_of(store.redis, settings.upstream_name, By(asked.by), period, asked.project)
+    print_spend(found.report, found.days, asked)
+    if found.lacking:
+        told = "more was spent in these days, by batches whose records are gone"
+        click.echo(f"{dollars(found.lacking)} {told}", err=True)
     return exit_codes.OK
-
-
-async def _by_batch(store: "Store", settings: "Settings", period: "Period", project: str | None) -> "Report":
-    from batchmill.spend.reports import BatchReport
-    from batchmill.store import ledger
-
-    rows = BatchReport(until_ms=period.until_ms, project=project)
-    async for record in ledger.records(store.redis, settings.upstream_name, since_ms=period.since_ms, project=project):
-        rows.take(record)
-    return rows.report()
-
-
-def _say_what_records_lack(report: "Report", whole: "Row") -> None:
-    """Batches are only in the records, which don't last as long as the roll-ups."""
-    from batchmill.openrouter.money import dollars
-
-    if report.total.cost < whole.cost:
-        lacking = dollars(whole.cost - report.total.cost)
-        click.echo(f"{lacking} more was spent in these days, by batches whose records are gone", err=True)
 
 
 async def _export(settings: "Settings", file: Path, since: str, until: str | None, project: str | None) -> int:

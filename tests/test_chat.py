@@ -278,7 +278,12 @@ async def test_an_outage_while_somebody_waits_is_outlived(tmp_path: Path, monkey
         (b'{"model":"m"}', 400, "messages", "missing_required_parameter"),
         (b'{"model":7,"messages":[]}', 400, "model", "invalid_type"),
         (b'{"model":"openai/gpt-4o-mini","messages":[]}', 400, "messages", "invalid_request"),
-        (b'{"model":"openai/gpt-4o-mini","messages":[{"content":"x"}]}', 400, "messages[0]", "invalid_request"),
+        (
+            b'{"model":"openai/gpt-4o-mini","messages":[{"content":"x"}]}',
+            400,
+            "messages[0].role",
+            "missing_required_parameter",
+        ),
         (b'{"model":"openai/gpt-4o-mini","messages":[],"stream":"yes"}', 400, "stream", "invalid_type"),
         (b'{"model":"openai/gpt-4o-mini","messages":[],"priority":"top"}', 400, "priority", "invalid_value"),
         (b'{"model":"openai/gpt-4o-mini","messages":[],"strategy":"luck"}', 400, "strategy", "invalid_value"),
