@@ -6,8 +6,9 @@ from pathlib import Path
 import httpx
 from redis.asyncio import Redis
 
-from batchmill.store import service_keys
+from batchmill.store import intakes
 from batchmill.store.embedded import EmbeddedServer
+from batchmill.store.intakes import IntakeState
 
 from .batch_api_helpers import create, finish, get, jsonl, line, upload, when
 from .store_helpers import all_results
@@ -28,7 +29,8 @@ async def test_no_line_is_lost_and_none_is_there_twice(
             batch_id = (await create(client, await upload(client, jsonl(map(line, range(COUNT))))))["id"]
 
             async def staging() -> bool:
-                return await real_redis.execute_command("HGET", service_keys.intake(batch_id), "state") == b"releasing"
+                found = await intakes.find(real_redis, batch_id)
+                return found is not None and found.state is IntakeState.RELEASING
 
             await wait_until(staging, "its lines are about to be let go")
     finally:
@@ -40,7 +42,7 @@ async def test_no_line_is_lost_and_none_is_there_twice(
             assert (await get(client, batch_id))["status"] == "validating"
 
             async def taken() -> bool:
-                return (await get(client, batch_id))["status"] == "in_progress"
+                return bool((await get(client, batch_id))["status"] == "in_progress")
 
             await wait_until(taken, "the other gateway takes it in", patience=3 * LEASE)
             assert time.monotonic() - died < 2 * LEASE

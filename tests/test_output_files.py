@@ -120,6 +120,20 @@ async def test_a_reader_goes_on_where_it_stopped(redis: Redis, client: httpx.Asy
     assert errors.content == batch.errors[-1]
 
 
+async def test_a_batch_that_is_validating_has_files_without_lines(client: httpx.AsyncClient) -> None:
+    asked = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    made = (await client.post("/v1/batches", json=asked)).json()
+    assert made["status"] == "validating"
+    path = f"/v1/files/{made['x_output_file_id']}"
+    assert (await client.get(path)).status_code == 404
+    content = await client.get(f"{path}/content")
+    assert (content.content, shown(content)) == (b"", (200, "true", "0"))
+    beyond = await client.get(f"{path}/content", headers={"range": "bytes=0-"})
+    assert shown(beyond) == (416, "true", "0")
+    await client.post(f"/v1/batches/{made['id']}/cancel")
+    assert (await client.get(f"{path}/content")).status_code == 404
+
+
 async def test_a_reader_may_wait_for_more(
     redis: Redis, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +281,7 @@ async def test_storage_that_fails_for_one_batch_keeps_nobody_else_waiting(
     await write_outputs(service)
     assert await outputs.waiting(redis) == [first.id]
     assert (await batches.status(redis, second.id)).output_file
+    assert 0 < await redis.pttl(service_keys.finalizing(first.id)) <= 5000  # then somebody tries again
 
 
 async def test_a_batch_that_is_gone_waits_no_more(redis: Redis, service: Service) -> None:
