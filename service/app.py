@@ -14,7 +14,7 @@ from batchmill.service import ends, health, problems
 from batchmill.service.access import keys
 from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
-from batchmill.service.compat import batches, file_estimates, files, outputs
+from batchmill.service.compat import batches, chat, file_estimates, files, models, outputs
 from batchmill.service.context import Service
 from batchmill.service.control import document, money_api, work_api
 from batchmill.service.dashboard import pages as dashboard
@@ -26,6 +26,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
     *file_estimates.OPERATIONS,
     *batches.OPERATIONS,
+    *models.OPERATIONS,
+    *chat.OPERATIONS,
     *keys.OPERATIONS,
     *health.OPERATIONS,
     *work_api.OPERATIONS,
