@@ -89,7 +89,7 @@ async def _hold(service: Service, batch_id: str, run: str) -> None:
                 await asyncio.gather(work, return_exceptions=True)
         except RedisError as error:  # the lease runs out, and somebody begins anew
             log.warning("intake.cannot", error=str(error))
-        except Exception as error:  # noqa: BLE001 - a newer version wrote it, say: the others in work must not end for it
+        except Exception as error:
             log.error("intake.defect", exc_info=error)
 
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from batchmill.openrouter.wire import UNREADABLE
 from batchmill.service import problems
 from batchmill.service.context import Service
 from batchmill.service.control.common import usd
@@ -136,7 +137,7 @@ def _error(result: Result) -> LineError:
     if message is None and result.response is not None:
         try:
             said = msgspec.json.decode(result.response, type=_Refused).error
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             said = None
         if isinstance(said, _Refusal):
             code, message = code or (None if said.code is None else str(said.code)), said.message
