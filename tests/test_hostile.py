@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -48,7 +49,7 @@ async def test_a_count_of_retries_is_a_number_or_nothing(client: httpx.AsyncClie
 
 
 async def test_numbers_that_are_too_long_are_no_numbers(client: httpx.AsyncClient) -> None:
-    fields = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 5000}
+    fields: dict[str, Any] = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 5000}
     assert error_of(await upload(client, **fields))[1] == "invalid_value"
     made = await uploaded(client)
     read = await client.get(f"/v1/files/{made['id']}/content", headers={"range": f"bytes={'9' * 5000}-"})
