@@ -125,11 +125,9 @@ async def test_a_project_s_admin_may_change_the_caps_of_its_own_batches_only(ser
 
 async def test_a_key_does_not_raise_the_budget_that_it_is_under(service: Service, client: httpx.AsyncClient) -> None:
     """Whatever it may do otherwise: it makes no keys, either."""
-    wanted = {"project": None, "scopes": ("read", "admin"), "budget_usd": Decimal(1)}
-    one, two = [
-        await api_keys.create(service.redis, UPSTREAM, api_keys.Wanted(name=name, **wanted), "me")
-        for name in ("one", "two")
-    ]
+    wanted = api_keys.Wanted(name="one", project=None, scopes=("read", "admin"), budget_usd=Decimal(1))
+    one = await api_keys.create(service.redis, UPSTREAM, wanted, "me")
+    two = await api_keys.create(service.redis, UPSTREAM, msgspec.structs.replace(wanted, name="two"), "me")
     for made, status in ((one, 403), (two, 200)):
         headers = {"authorization": f"Bearer {made.text}"}
         reply = await client.patch("/v1/budgets/key:one", json={"limit_usd": 9}, headers=headers)

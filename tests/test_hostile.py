@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -10,9 +11,12 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.service.control import requests
+from batchmill.store import api_keys
+from batchmill.store.api_keys import Wanted
 
-from .file_helpers import LINES, client, error_of, upload, uploaded
-from .service_helpers import service_of
+from .file_helpers import LINES, client, error_of, upload, uploaded, with_limits
+from .service_helpers import service_of, serving
+from .waiting import wait_until
 
 __all__ = ["client"]
 
@@ -54,6 +58,26 @@ async def test_numbers_that_are_too_long_are_no_numbers(client: httpx.AsyncClien
     made = await uploaded(client)
     read = await client.get(f"/v1/files/{made['id']}/content", headers={"range": f"bytes={'9' * 5000}-"})
     assert (read.status_code, read.content) == (200, LINES)
+
+
+async def test_one_project_leaves_connections_to_the_others(redis: Redis, settings: Settings) -> None:
+    greedy, other = [
+        {"authorization": f"Bearer {(await api_keys.create(redis, settings.upstream_name, wanted, 'me')).text}"}
+        for wanted in (Wanted(name="greedy", project="greedy"), Wanted(name="other", project="other"))
+    ]
+    async with serving(redis, with_limits(settings, max_connections=6)) as http:
+        async with AsyncExitStack() as held:
+            for _ in range(3):
+                stream = await held.enter_async_context(http.stream("GET", "/v1/events", headers=greedy))
+                assert stream.status_code == 200
+            refused = await http.get("/v1/files", headers=greedy)
+            assert error_of(refused)[:2] == (429, "rate_limit_exceeded")
+            assert (await http.get("/v1/files", headers=other)).status_code == 200
+
+        async def free_again() -> bool:
+            return (await http.get("/v1/files", headers=greedy)).status_code == 200
+
+        await wait_until(free_again, "a place")
 
 
 async def test_a_line_is_found_beside_some_that_no_batch_takes(redis: Redis, settings: Settings) -> None:
