@@ -242,6 +242,10 @@ async def test_no_key_gives_more_than_it_has(redis: Redis, settings: Settings) -
         assert told["expires_at"] <= admin.key.expires_at
         assert told["requests_per_minute"] == 60
         assert (await client.post("/v1/keys", json={"name": "rich"}, headers=bearer(poor))).status_code == 403
+        usual = await make(redis, settings, "usual", scopes=("admin",))
+        asked = {"name": "fast", "scopes": ["admin"], "requests_per_minute": 10**6}
+        told = (await client.post("/v1/keys", json=asked, headers=bearer(usual))).json()
+        assert told["requests_per_minute"] == settings.service.requests_per_minute
 
 
 @pytest.mark.parametrize(

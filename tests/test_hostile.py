@@ -96,3 +96,12 @@ async def test_a_line_is_found_beside_some_that_no_batch_takes(redis: Redis, set
     assert await requests._body_in(service, "files/one", "b") == b'{"b":2}'
     assert await requests._body_in(service, "files/one", "c") is None
     assert time.monotonic() - began < SOON
+
+
+@pytest.mark.parametrize("model", ["!batch_1", "m\n1\nbm:{gate:x}:budget:others:total", "account"])
+async def test_no_model_has_a_name_that_means_something_else(client: httpx.AsyncClient, model: str) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    reply = await client.post("/v1/chat/completions", json=asked, headers={"x-wait": "0"})
+    assert error_of(reply)[0] == 400
+    reply = await client.post("/v1/chat/completions", json=asked | {"model": "m", "fallback_models": [model]})
+    assert error_of(reply)[0] == 400
