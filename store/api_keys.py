@@ -34,6 +34,9 @@ from batchmill.store.transactions import transact
 SCOPES = ("submit", "read", "admin")
 WINDOWS = (WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
 
+MOST = 10_000
+"""Keys of one project, for its own key may make more, and no record is ever removed."""
+
 _ID_BYTES = 6
 _SECRET_BYTES = 32
 _KEY = re.compile(r"bm-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
@@ -115,8 +118,11 @@ async def create(redis: Redis, upstream: str, wanted: Wanted, who: str) -> Made:
 
     async def plan(pipe: Pipeline) -> bool:
         nonlocal made
-        if any(known.name == wanted.name for known in await every(redis, upstream)):
+        there = await every(redis, upstream)
+        if any(known.name == wanted.name for known in there):
             raise ApiKeyError(f"there is, or was, an API key named '{wanted.name}'; choose another name")
+        if wanted.project is not None and sum(known.project == wanted.project for known in there) >= MOST:
+            raise ApiKeyError(f"a project can have {MOST:,} API keys, with those that were revoked")
         at_ms = await now_ms(redis)
         at = at_ms // 1000
         made = ApiKey(

@@ -160,3 +160,13 @@ async def test_keys_of_another_upstream_are_others(redis: Redis) -> None:
     assert await api_keys.by_id(redis, "another", made.key.id) is None
     assert not await api_keys.any_made(redis, "another")
     assert keys.books(UPSTREAM).rsplit(":", 1)[0] == service_keys.api_keys(UPSTREAM).rsplit(":", 1)[0]
+
+
+async def test_no_project_fills_redis_with_keys(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "MOST", 2)
+    for name in ("one", "two"):
+        made = await api_keys.create(redis, UPSTREAM, Wanted(name=name, project="p"), "me")
+        await api_keys.revoke(redis, UPSTREAM, made.key.id, "me")
+    with pytest.raises(ApiKeyError, match="2 API keys"):
+        await api_keys.create(redis, UPSTREAM, Wanted(name="three", project="p"), "me")
+    await api_keys.create(redis, UPSTREAM, Wanted(name="other", project="q"), "me")
