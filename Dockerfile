@@ -9,6 +9,7 @@ COPY spend spend
 COPY store store
 COPY archive archive
 COPY storage storage
+COPY webhooks webhooks
 COPY producer producer
 COPY service service
 COPY workers workers

@@ -7,6 +7,7 @@ import click
 
 from batchmill.cli.gate import print_table
 from batchmill.cli.words import moment
+from batchmill.config.policy import KEY_PREFIX
 from batchmill.openrouter.money import dollars, to_usd
 from batchmill.producer.render import to_json
 from batchmill.store.gauges import BudgetGauge, Suspect
@@ -80,6 +81,8 @@ def _reach(gauge: BudgetGauge) -> str:
     models = "all models" if "*" in gauge.models else ", ".join(gauge.models)
     if gauge.period is None:
         return "its lines"
+    if gauge.name.startswith(KEY_PREFIX):
+        return "what the key handed over"
     return models + (f" of {gauge.project}" if gauge.project else "")
 
 

@@ -28,6 +28,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     skip_invalid: bool
     fresh: bool
     max_cost: str | None = None
+    window: str | None = None
     priority: str = "normal"
     project: str = "default"
     fallback: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ async def hand_over(
         skip_invalid=wishes.skip_invalid,
         anew=wishes.fresh,
         max_cost=wishes.max_cost,
+        window=wishes.window,
         priority=wishes.priority,
         project=wishes.project,
         fallback=wishes.fallback,

@@ -22,6 +22,7 @@ from batchmill.cli.check import check
 from batchmill.cli.config import config
 from batchmill.cli.errors import OutputClosedError
 from batchmill.cli.estimate import estimate
+from batchmill.cli.keys import keys
 from batchmill.cli.limits import limits
 from batchmill.cli.models import models
 from batchmill.cli.pause import pause
@@ -78,7 +79,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     *(estimate, run, submit, worker, serve, status, results, stream, cancel, retry),
-    *(budgets, alerts, limits, breakers, pause, resume, audit),
+    *(keys, budgets, alerts, limits, breakers, pause, resume, audit),
     *(spend, archive, purge),
     *(models, route, simulate, check, config),
 )

@@ -70,6 +70,18 @@ def _tags(context: click.Context, parameter: click.Parameter, given: tuple[str, 
     return found
 
 
+def _window(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:  # noqa: ARG001 - click's callback
+    """Read a completion window."""
+    from batchmill.store.handed import window_seconds
+
+    if given is not None:
+        try:
+            window_seconds(given)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return given
+
+
 def condition_options(command: _Command) -> _Command:
     """Add what a batch may cost, whose work it is, and whose turn."""
     for option in (
@@ -94,6 +106,12 @@ def condition_options(command: _Command) -> _Command:
             type=click.Choice(("high", "normal", "low")),
             default="normal",
             help="Whose turn it is among the batches of a project.",
+        ),
+        click.option(
+            "--window",
+            metavar="TIME",
+            callback=_window,
+            help="What was not sent by then expires: 1h to 720h, or 1d to 30d (default: it waits).",
         ),
         click.option(
             "--max-cost", metavar="USD", help="The batch never costs more; what is left over waits for a raise."

@@ -100,8 +100,28 @@ async def _remove(
     else:
         for batch in batches:
             removed["answers"] += await answers.purge(redis, upstream, batch.project, batch.id)
+    removed["files"] = await _remove_files(redis, settings, whose)
     ended = [await store_purge.remove(redis, batch.id) for batch in batches]
     return {**removed, "batches": sum(ended)}
+
+
+async def _remove_files(redis: "Redis", settings: "Settings", whose: "Whose") -> int:
+    """Remove a project's files, or those that a batch made. A gateway removes the bytes, should we die before."""
+    from batchmill.service.compat.files import sweep
+    from batchmill.service.compat.ids import error_file_id, output_file_id
+    from batchmill.storage.objects import open_blobs
+    from batchmill.store import files
+
+    removed = 0
+    if whose.project is not None:
+        removed = await files.purge(redis, whose.project)
+    elif whose.batch is not None:
+        for file_id in (output_file_id(whose.batch), error_file_id(whose.batch)):
+            record = await files.get(redis, file_id)
+            removed += record is not None and await files.delete(redis, record)
+    if removed:
+        await sweep(redis, open_blobs(settings))
+    return removed
 
 
 def _forget(settings: "Settings", upstream: str, whose: "Whose") -> int:
@@ -139,4 +159,6 @@ def _words(removed: dict[str, int]) -> str:
         parts.append(f"{removed['archived']:,} archived ones")
     if removed["answers"]:
         parts.append(f"{removed['answers']:,} cached answers")
+    if removed["files"]:
+        parts.append(f"{removed['files']:,} files")
     return ", ".join(parts)

@@ -64,6 +64,7 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
     from batchmill.cli.loop import on_signals
     from batchmill.config.errors import ConfigError
     from batchmill.service.serving import serve as listen
+    from batchmill.store.api_keys import any_made
     from batchmill.store.connection import open_store
 
     stop = asyncio.Event()
@@ -72,7 +73,11 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
         hear = await _fleet(stack, settings, store, stop) if with_workers else stop.set
         stack.enter_context(on_signals(hear))
 
+        open_house = not await any_made(store.redis, settings.upstream_name)
+
         def ready(url: str) -> None:
+            if open_house:
+                click.echo("no API key: loopback only; `batchmill keys create NAME` makes one", err=True)
             click.echo(f"batchmill at {url}, for OpenAI's clients: {url}/v1; Ctrl-C stops", err=True)
 
         try:

@@ -108,7 +108,7 @@ async def _find(source: "Source", period: "Period", project: str | None, needs: 
     settings = source.settings
     in_force = await policy.live(source.redis, settings.upstream_name)
     # the same rules as for lines that are handed over: those of the file while nobody has put any in force
-    rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
+    rules = settings.policy if in_force.source == policy.BUILT_IN and settings.policy is not None else in_force.policy
     shelf = Shelf(priced(source.snapshot.models, rules))
     book = book_for(shelf, period.until_ms)
     # to this moment: what corrects a call of the period may have come after it

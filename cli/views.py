@@ -28,6 +28,8 @@ _STYLES = {
     BatchState.IN_PROGRESS: "cyan",
     BatchState.CANCELLING: "yellow",
     BatchState.CANCELLED: "yellow",
+    BatchState.EXPIRING: "yellow",
+    BatchState.EXPIRED: "yellow",
 }
 
 

@@ -32,6 +32,7 @@ _PRICE_DIGITS = 18
 _PER_MILLION = -6  # as a power of ten
 _MINUTE = 60
 BATCH_PREFIX = "batch_"
+KEY_PREFIX = "key:"
 SHARED = "*"
 AUTO = "auto"
 """The model of a line that takes any that can serve it."""
@@ -143,9 +144,24 @@ class Budget(Rule, frozen=True):
         """The cap in nano-dollars."""
         return int(self.limit_usd * NANO)
 
-    def covers(self, model: str, project: str) -> bool:
-        """Whether lines of the project for the model are paid from it."""
+    def covers(self, model: str, project: str, key: str | None = None) -> bool:  # noqa: ARG002 - whose key, see below
+        """Whether lines of the project for the model are paid from it; `key` is the API key that handed them over."""
         return self.project in (None, project) and matches(self.models, model)
+
+
+class KeyBudget(Budget, frozen=True):
+    """The budget of one API key, by its id: whatever it handed over, for any model. It stands in Redis, in no file."""
+
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit_usd)
+        if not self.name.startswith(KEY_PREFIX) or not self.key:
+            raise ValueError(f"budget '{self.name}' belongs to no API key")
+
+    def covers(self, model: str, project: str, key: str | None = None) -> bool:  # noqa: ARG002 - any model and project
+        """Whether the key handed the lines over."""
+        return self.key == key
 
 
 class PriceRule(Rule, frozen=True):
@@ -294,9 +310,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """Return the limits that a model is under."""
         return tuple(limit for limit in self.limits if matches(limit.match, model))
 
-    def budgets_for(self, model: str, project: str) -> tuple[Budget, ...]:
-        """Return the budgets that a line is paid from, but for that of its batch."""
-        return tuple(budget for budget in self.budgets if budget.covers(model, project))
+    def budgets_for(self, model: str, project: str, key: str | None = None) -> tuple[Budget, ...]:
+        """Return the budgets that a line is paid from, but for that of its batch; an API key may have one, too."""
+        return tuple(budget for budget in self.budgets if budget.covers(model, project, key))
 
     def weight_of(self, project: str) -> float:
         """Return a project's weight, 1 for one that is not named."""

@@ -167,11 +167,14 @@ class ServiceSettings(Section, frozen=True):
     max_batch_bytes: PositiveInt = 200 * 1024 * 1024  # of a file that a batch is made of, as OpenAI's
     max_batch_lines: PositiveInt = 50_000  # as OpenAI's
     max_body_bytes: PositiveInt = 16 * 1024 * 1024  # of any request but an upload
-    body_timeout: PositiveFloat = 30.0  # one silence of a client that sends a body
+    body_timeout: PositiveFloat = 30.0  # one silence of a client that sends a body; and for a whole head
+    max_connections: PositiveInt = 4096  # at once; of a gateway
     chat_timeout: PositiveFloat = 600.0  # a chat completion that nobody could begin is given up
     requests_per_minute: PositiveInt = 6000  # of one key, unless it says otherwise
     file_days: Annotated[int, msgspec.Meta(ge=1, le=3660)] = 30  # an uploaded file, unless the upload says otherwise
     open_metrics: bool = False  # whether anybody who reaches us may read /metrics
+    webhook_secret_env: str = "BATCHMILL_WEBHOOK_SECRET"  # noqa: S105 - the variable that has it; signs ends of batches
+    private_webhooks: bool = False  # whether a batch's webhook may be an address of our own network
 
 
 class StorageSettings(Section, frozen=True):

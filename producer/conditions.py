@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
+import msgspec
 from redis.asyncio import Redis
 
-from batchmill.config.policy import check_limit
+from batchmill.config.policy import KeyBudget, check_limit
 from batchmill.config.settings import Settings
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.errors import UpstreamRefusedError, UpstreamUnavailableError
 from batchmill.openrouter.money import to_nano
-from batchmill.producer.errors import InputError
+from batchmill.producer.errors import InputError, PricesUnknownError
 from batchmill.producer.lines import Conditions, Wish
 from batchmill.producer.own_members import make_wish
 from batchmill.producer.pricing import Pricer
@@ -35,6 +36,7 @@ def conditions_of(
     tags: Mapping[str, str] | None = None,
     *,
     cache: bool = False,
+    key: str | None = None,
 ) -> Conditions:
     """Return the conditions as a value. Raises InputError."""
     try:
@@ -49,6 +51,7 @@ def conditions_of(
         max_cost=None if max_cost is None else _nano_of(max_cost),
         tags=_tags_of(tags or {}),
         cache=cache,
+        key=key,
     )
 
 
@@ -67,19 +70,22 @@ def wish_of_batch(fallback: Iterable[str], strategy: Strategy | str | None) -> W
 
 
 async def pricer_for(redis: Redis, settings: Settings, conditions: Conditions) -> Pricer:
-    """Return what prices lines at this moment. Raises InputError when nobody can tell prices that must be known.
+    """Return what prices lines at this moment. Raises PricesUnknownError when nobody can tell what must be known.
 
     The rules are those in force; those of the settings' file, when nobody has put any in force yet.
     """
     try:
         models = await models_of(redis, settings)
     except (UpstreamUnavailableError, UpstreamRefusedError) as error:
-        raise InputError(
+        raise PricesUnknownError(
             f"what models cost can't be read from {settings.upstream_name} ({error}), so nothing was enqueued; "
             "try again when it answers"
         ) from error
     in_force = await policy.live(redis, settings.upstream_name)
-    rules = settings.policy if in_force.version == 0 and settings.policy is not None else in_force.policy
+    rules = in_force.policy
+    if in_force.source == policy.BUILT_IN and settings.policy is not None:
+        of_keys = tuple(budget for budget in rules.budgets if isinstance(budget, KeyBudget))
+        rules = msgspec.structs.replace(settings.policy, budgets=(*settings.policy.budgets, *of_keys))
     today = datetime.now(UTC).date().isoformat()
     seen = await models_seen(redis, settings.upstream_name)
     health = await health_of(redis, settings.upstream_name, seen) if seen else {}

@@ -1,6 +1,5 @@
-"""Cancelling a batch, and trying its failed lines again."""
+"""Trying the lines of a batch again that got no completion."""
 
-import secrets
 from collections import Counter
 
 from redis.asyncio import Redis
@@ -10,47 +9,25 @@ from batchmill.producer.buffers import Buffers
 from batchmill.producer.conditions import pricer_for
 from batchmill.producer.errors import InputError
 from batchmill.producer.forms import request_of
+from batchmill.producer.intake import PLAIN, Birth
 from batchmill.producer.lines import BadLine, Conditions, InputOptions, Request
 from batchmill.producer.pricing import Pricer
-from batchmill.store import batches, lanes
-from batchmill.store.lanes import Ending
-from batchmill.store.model import BatchState, BatchStatus, LineState, Result, cancelled_line
-from batchmill.store.records import Recording, follow, record
+from batchmill.store import batches
+from batchmill.store.model import BatchStatus, LineState, Result
+from batchmill.store.records import follow
 from batchmill.store.staging import BatchFacts, Staging
 
-_DAY = 86_400
-_LEASE = 10.0  # seconds to record the lines of one shard; if we die, a worker does it after this
+_AGAIN = (LineState.FAILED, LineState.EXPIRED)
 
 
-async def cancel(redis: Redis, batch_id: str, *, retention_days: int) -> BatchState:
-    """Send nothing more of a batch. What is in the air is kept as it comes, but for streamed calls, which are hung up.
+async def retry(
+    redis: Redis, batch_id: str, settings: Settings, *, birth: Birth = PLAIN, key: str | None = None
+) -> tuple[str, int]:
+    """Enqueue the failed and expired lines of a finished batch as a new batch; return its id and how many it has.
 
-    All else is recorded as cancelled.
-
-    Works without any worker. Returns the state that the batch is in now. Raises UnknownBatchError.
-    """
-    state = await batches.mark_cancelling(redis, batch_id)
-    if state is not BatchState.CANCELLING:
-        return state
-    upstream = (await batches.status(redis, batch_id)).upstream
-    run = f"cancel.{secrets.token_hex(6)}"
-    for shard in await batches.open_shards(redis, batch_id):
-        claim = await lanes.take(redis, upstream, shard.model, shard.reference, run, lease=_LEASE)
-        if claim is None:
-            continue  # a worker has it, and hears of the end itself
-        work = await batches.load(redis, shard.reference, shard.first, shard.last)
-        lines = work.lines if work else ()
-        results = tuple(cancelled_line(line, shard.model) for line in lines)
-        await record(redis, [Recording(batch_id, results)], "producer", retention_days * _DAY)
-        await lanes.finish(redis, claim, Ending.DONE)
-    return (await batches.status(redis, batch_id)).state
-
-
-async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, int]:
-    """Enqueue the failed lines of a finished batch as a new batch; return its id and how many lines it has.
-
-    It has the same project, priority and tags, and a budget of its own of the same limit. Asked again, it returns the
-    same batch. Raises InputError when there is nothing to try again, or a line can't be run for what it may cost today.
+    It has the same project, priority and tags, and a budget of its own of the same limit; `key` is as in Conditions.
+    Asked again, it returns the same batch. Raises InputError when there is nothing to try again, or a line can't be
+    run for what it may cost today.
     """
     status = await batches.status(redis, batch_id)
     if not status.state.terminal:
@@ -65,9 +42,12 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         max_cost=status.max_cost,
         tags=status.tags,
         cache=status.cache,
+        key=key or status.key,
     )
     pricer = await pricer_for(redis, settings, conditions)
-    staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days)
+    staging = Staging(redis, status.upstream, retention_days=settings.results.retention_days, batch_id=birth.batch_id)
+    if birth.batch_id and not await staging.take_over():
+        return birth.batch_id, (await batches.status(redis, birth.batch_id)).total
     try:
         counts = await _stage_failed(redis, status, staging, pricer)
     except InputError:
@@ -86,6 +66,10 @@ async def retry(redis: Redis, batch_id: str, settings: Settings) -> tuple[str, i
         max_cost=status.max_cost,
         tags=status.tags,
         cache=status.cache,
+        handed=birth.handed,
+        expires_at=birth.expires_at,
+        key=key or status.key,
+        listed=birth.listed,
     )
     return await staging.release(facts), counts.total()
 
@@ -96,7 +80,7 @@ async def _stage_failed(redis: Redis, status: BatchStatus, staging: Staging, pri
     buffers = Buffers(staging, pricer, status.models)
     async for entry in follow(redis, status.id, wait=False):
         failed = entry.result
-        if failed is None or failed.state is not LineState.FAILED or failed.request is None:
+        if failed is None or failed.state not in _AGAIN or failed.request is None:
             continue
         request = _handed_in(failed, counts.total())
         priced = pricer.price(request)
@@ -111,7 +95,7 @@ async def _stage_failed(redis: Redis, status: BatchStatus, staging: Staging, pri
 def _handed_in(failed: Result, index: int) -> Request:
     """Return the request of a failed line; a routed one says in its body what it said of its models, and goes anew."""
     body = failed.request or b""
-    if failed.routed is None:
+    if failed.state is LineState.FAILED and failed.routed is None:
         return Request(index, failed.custom_id, failed.model, body)
     request = request_of(failed.custom_id, body, index, InputOptions())
     if isinstance(request, BadLine):

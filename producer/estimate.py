@@ -180,7 +180,7 @@ class Estimator:
     def _over(self, model: str) -> list[BudgetEstimate]:
         conditions = self._pricer.conditions
         found = []
-        for rule in self._pricer.policy.budgets_for(model, conditions.project):
+        for rule in self._pricer.policy.budgets_for(model, conditions.project, conditions.key):
             if rule.name not in self._budgets:
                 window = window_at(rule.window, rule.timezone, self._known.now)
                 self._budgets[rule.name] = BudgetEstimate(

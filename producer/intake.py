@@ -24,6 +24,7 @@ from batchmill.producer.input import BadLine, InputOptions, Request, read
 from batchmill.producer.lines import Priced
 from batchmill.producer.pricing import Pricer
 from batchmill.store import batches
+from batchmill.store.handed import Handed
 from batchmill.store.model import LineState, Result
 from batchmill.store.staging import BatchFacts, Staging
 
@@ -68,6 +69,21 @@ class Submission(msgspec.Struct, frozen=True):
     survey: Survey
     max_cost: int | None = None
 
+
+class Birth(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a batch before its lines are read.
+
+    With a `batch_id`, the batch has nothing to do with others of the same lines; asked again under that id, after a
+    crash or by two at once, it is the same batch.
+    """
+
+    batch_id: str | None = None
+    handed: Handed | None = None  # over HTTP
+    expires_at: int | None = None  # unix seconds; what was not sent by then never is
+    listed: bool = True  # False: it is in no list of batches
+
+
+PLAIN = Birth()
 
 _Judged = TypeVar("_Judged")
 
@@ -147,16 +163,21 @@ async def submit(
     skip_invalid: bool = False,
     anew: bool = False,
     consent: Consent | None = None,
+    birth: Birth = PLAIN,
 ) -> Submission:
     """Enqueue the lines of a file, or find the batch that has them already. Raises InputError, and what `consent` does.
 
-    `anew` forgets that other batch first. `source` is the name that people know the file by.
+    `anew` forgets that other batch first. `source` is the name that people know the file by. `birth` is what
+    is known of the batch whatever its lines are.
     """
+    if birth.batch_id and await batches.exists(redis, birth.batch_id):
+        return await _let_go_before(redis, birth.batch_id)
     try:
         found = await survey(path, options, upstream, pricer, skip_invalid=skip_invalid)
     except OSError as error:
         raise InputError(f"{source} can't be read: {error.strerror}") from error
-    if not anew and (existing := await batches.by_content(redis, found.digest)):
+    content_name = f"batch:{birth.batch_id}" if birth.batch_id else found.digest
+    if not anew and (existing := await batches.by_content(redis, content_name)):
         # even if prices or budgets have changed so that it could not be enqueued now
         return Submission(existing, reused=True, survey=found, max_cost=pricer.conditions.max_cost)
     if not found.usable(skip_invalid=skip_invalid):
@@ -164,8 +185,10 @@ async def submit(
     if consent is not None:
         await consent()
     if anew:
-        await batches.forget_content(redis, found.digest)
-    staging = Staging(redis, upstream, retention_days=retention_days)
+        await batches.forget_content(redis, content_name)
+    staging = Staging(redis, upstream, retention_days=retention_days, batch_id=birth.batch_id)
+    if birth.batch_id and not await staging.take_over():
+        return await _let_go_before(redis, birth.batch_id)
     try:
         content = _Content(upstream, options, skip_invalid=skip_invalid)
         refused = await _stage(staging, path, options, found, content, pricer)
@@ -175,13 +198,17 @@ async def submit(
         facts = BatchFacts(
             total=found.total,
             models=found.models,
-            content=found.digest,
+            content=content_name,
             source=source,
             project=conditions.project,
             priority=conditions.priority,
             max_cost=conditions.max_cost,
             tags=conditions.tags,
             cache=conditions.cache,
+            handed=birth.handed,
+            expires_at=birth.expires_at,
+            key=conditions.key,
+            listed=birth.listed,
         )
         batch_id = await staging.release(facts, refused)
     except BaseException:
@@ -189,6 +216,12 @@ async def submit(
             await asyncio.shield(staging.discard())
         raise
     return Submission(batch_id, batch_id != staging.batch_id, found, pricer.conditions.max_cost)
+
+
+async def _let_go_before(redis: Redis, batch_id: str) -> Submission:
+    """Return the batch that an earlier try under the same id has let go."""
+    status = await batches.status(redis, batch_id)
+    return Submission(batch_id, reused=True, survey=Survey(status.models, (), 0, ""), max_cost=status.max_cost)
 
 
 async def _stage(

@@ -83,6 +83,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     max_cost: int | None = None  # nano-dollars
     tags: tuple[str, ...] = ()  # "key=value", for reports; sorted
     cache: bool = False  # lines may be answered from earlier results
+    key: str | None = None  # id of the API key that hands it over
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -117,6 +117,7 @@ class Pricer:
             self._tariffs.provider(),
             tags=conditions.tags,
             cache=conditions.cache,
+            key=conditions.key,
         )
 
 

@@ -17,15 +17,18 @@ from batchmill.config.settings import Settings, load
 from batchmill.config.strategy import Strategy
 from batchmill.producer import ending, intake
 from batchmill.producer.conditions import conditions_of, pricer_for, wish_of_batch
+from batchmill.producer.errors import InputError
 from batchmill.producer.estimate import Estimate, estimate
 from batchmill.producer.input import InputOptions, form_of
-from batchmill.producer.intake import Consent, Submission
+from batchmill.producer.intake import PLAIN, Birth, Consent, Submission
 from batchmill.producer.lines import Conditions, Wish
 from batchmill.producer.live import Ended, Event, asking, events
 from batchmill.producer.sampling import Measured
-from batchmill.store import batches, live, records
+from batchmill.store import batches, endings, live, records
+from batchmill.store.clock import now_ms
 from batchmill.store.connection import open_store
 from batchmill.store.errors import StoreError, UnknownBatchError
+from batchmill.store.handed import window_seconds
 from batchmill.store.model import BatchState, BatchStatus, Priority, Result
 
 
@@ -100,7 +103,7 @@ class Batch:
         """
         with _reaching_redis():
             retention = self._settings.results.retention_days
-            return await ending.cancel(self._redis, self.id, retention_days=retention)
+            return await endings.cancel(self._redis, self.id, retention_days=retention)
 
     async def retry(self) -> "Batch":
         """Hand the failed lines of this finished batch over again, as a batch of their own, on the same conditions.
@@ -148,6 +151,9 @@ class Producer:
         tags: Mapping[str, str] | None = None,
         cache: bool | None = None,
         consent: Consent | None = None,
+        window: str | None = None,
+        key: str | None = None,
+        birth: Birth = PLAIN,
     ) -> Batch:
         """Enqueue lines, or find the batch that has them already (`Batch.reused`); `anew` forgets that one first.
 
@@ -156,14 +162,15 @@ class Producer:
         keeps its own. `fallback` are models or aliases for lines that name no `fallback_models`, `strategy` says in
         which order models are tried where several may answer. `tags` are for reports of what was spent. With `cache`
         (None: as the settings say), lines that are the same, here or in earlier batches, are answered once. `consent`
-        is awaited when all is well, before anything is enqueued; what it raises stops it. Raises InputError, which
-        names lines and fields.
+        is awaited when all is well, before anything is enqueued; what it raises stops it. What was not sent within the
+        `window` ("1h" to "30d") expires; a batch that is found keeps its own. `key` (an API key whose budget pays) and
+        `birth` are for gateways. Raises InputError, which names lines and fields.
         """
         wanted = self._settings.cache.enabled if cache is None else cache
-        conditions = conditions_of(max_cost, priority, project, tags, cache=wanted)
+        conditions = conditions_of(max_cost, priority, project, tags, cache=wanted, key=key)
         named = name or (source if isinstance(source, str | Path) else "")
         options = self._options(str(named), model, max_tokens, limit, wish_of_batch(fallback, strategy))
-        handed = _Handed(options, conditions, skip_invalid, anew, consent)
+        handed = _Handed(options, conditions, skip_invalid, anew, consent, await self._born(birth, window))
         if isinstance(source, str | Path):
             return await self._submit_file(Path(source), name or str(source), handed)
         with tempfile.NamedTemporaryFile(prefix="batchmill-") as spool:
@@ -236,6 +243,17 @@ class Producer:
             async for event in coming:
                 yield event
 
+    async def _born(self, birth: Birth, window: str | None) -> Birth:
+        """Return the birth with the end of the window; Redis says what time it is."""
+        if window is None:
+            return birth
+        try:
+            seconds = window_seconds(window)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        with _reaching_redis():
+            return msgspec.structs.replace(birth, expires_at=await now_ms(self._redis) // 1000 + seconds)
+
     async def _submit_file(self, path: Path, name: str, handed: "_Handed") -> Batch:
         with _reaching_redis():
             submission = await intake.submit(
@@ -249,6 +267,7 @@ class Producer:
                 retention_days=self._settings.results.retention_days,
                 anew=handed.anew,
                 consent=handed.consent,
+                birth=handed.birth,
             )
         return Batch(self._redis, submission.batch_id, self._settings, submission=submission)
 
@@ -273,6 +292,7 @@ class _Handed(msgspec.Struct, frozen=True):
     skip_invalid: bool
     anew: bool
     consent: Consent | None = None
+    birth: Birth = PLAIN
 
 
 def _write_lines(lines: Iterable[Mapping[str, Any] | bytes | str], target: "BinaryIO | Any") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from batchmill.openrouter.money import to_usd
-from batchmill.store.model import Attempt, BatchStatus, Result, Routed
+from batchmill.store.model import Attempt, BatchState, BatchStatus, Result, Routed
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -81,16 +81,16 @@ def batch_object(status: BatchStatus) -> dict[str, Any]:
         "errors": None,
         "input_file_id": None,
         "completion_window": _COMPLETION_WINDOW,
-        "status": status.state.value,
+        "status": "finalizing" if status.state is BatchState.EXPIRING else status.state.value,
         "output_file_id": None,
         "error_file_id": None,
         "created_at": status.created_at,
         "in_progress_at": status.in_progress_at,
-        "expires_at": None,
-        "finalizing_at": status.completed_at,
+        "expires_at": status.expires_at,
+        "finalizing_at": status.finalizing_at or status.completed_at,
         "completed_at": status.completed_at,
         "failed_at": None,
-        "expired_at": None,
+        "expired_at": status.expired_at,
         "cancelling_at": status.cancelling_at,
         "cancelled_at": status.cancelled_at,
         "request_counts": {

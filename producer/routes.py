@@ -227,6 +227,7 @@ class Router:
             route=route,
             tags=conditions.tags,
             cache=conditions.cache,
+            key=conditions.key,
         )
         return lane_of(route), terms
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import msgspec
 
-from batchmill.config.policy import Policy, Routing, matches
+from batchmill.config.policy import Budget, Policy, Routing, matches
 from batchmill.openrouter.bounds import (
     Bound,
     Ceiling,
@@ -142,7 +142,7 @@ class Tariffs:
         rule = self.policy.price_for(model)
         pricing = rule.pricing() if rule else known.pricing if known else None
         ceiling = ceiling_of(decode_price(pricing)) if pricing else None
-        caps = [Cap(each.limit, each.name) for each in self.policy.budgets_for(model, self.conditions.project)]
+        caps = [Cap(each.limit, each.name) for each in self._budgets(model)]
         if self.conditions.max_cost is not None:
             caps.append(Cap(self.conditions.max_cost))
         # a listing without prices (most are not OpenRouter's) says too little of its limits to give a line one
@@ -158,6 +158,9 @@ class Tariffs:
             narrowest,
             self._refusal(model, ceiling, narrowest),
         )
+
+    def _budgets(self, model: str) -> tuple[Budget, ...]:
+        return self.policy.budgets_for(model, self.conditions.project, self.conditions.key)
 
     def _refusal(self, model: str, ceiling: Ceiling | None, narrowest: Cap | None) -> Refusal | None:
         if matches(self.policy.routing.exclude_models, model):
@@ -190,9 +193,9 @@ class Tariffs:
     def _foreign(self, named: tuple[str, ...]) -> Refusal | None:
         """Refuse what could be spent past a budget: a call is booked for its line's model, whoever answers it."""
         model, *others = named
-        booked = self.policy.budgets_for(model, self.conditions.project)
+        booked = self._budgets(model)
         for other in others:
-            for budget in self.policy.budgets_for(other, self.conditions.project):
+            for budget in self._budgets(other):
                 if budget not in booked:
                     return Refusal("unbounded", "models", _past(budget.name, other, model))
         return None

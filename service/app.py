@@ -5,20 +5,37 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from batchmill.service import health, problems
+from batchmill.service import ends, health, problems
+from batchmill.service.access import keys
+from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
+from batchmill.service.compat import batches, file_estimates, files, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
+from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
 
-OPERATIONS: tuple[Operation, ...] = (*health.OPERATIONS,)
+OPERATIONS: tuple[Operation, ...] = (
+    *health.OPERATIONS,
+    *files.OPERATIONS,
+    *file_estimates.OPERATIONS,
+    *batches.OPERATIONS,
+    *keys.OPERATIONS,
+)
 """Whatever the API can do, in the order of the document."""
 
-TASKS: tuple[Task, ...] = ()
+TASKS: tuple[Task, ...] = (
+    take_intakes,
+    files.sweep_files,
+    outputs.write_outputs,
+    ends.end_late_batches,
+    ends.tell_of_ends,
+)
 """Whatever a gateway does beside answering."""
 
 PAGES: tuple[BaseRoute, ...] = ()
@@ -37,6 +54,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*routes, *PAGES],
         lifespan=lifespan,
+        middleware=[Middleware(Guard)],
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service

@@ -1,11 +1,14 @@
 """Bodies of requests: never larger than allowed, never slower than allowed."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
 from batchmill.service import problems
+
+_LEAST_RATE = 500  # bytes a second after the first silence: slower ones only hold a connection
 
 
 async def parts_of(request: Request, most: int, silence: float) -> AsyncIterator[bytes]:
@@ -13,9 +16,10 @@ async def parts_of(request: Request, most: int, silence: float) -> AsyncIterator
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said) > most:
         raise problems.too_large(f"The body may have {most:,} bytes at most, not {int(said):,}.")
-    size = 0
+    size, waited = 0, 0.0
     parts = request.stream().__aiter__()
     while True:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(silence):
                 part = await anext(parts)
@@ -23,7 +27,9 @@ async def parts_of(request: Request, most: int, silence: float) -> AsyncIterator
             return
         except TimeoutError:
             raise problems.ApiError(408, f"The body did not come on for {silence:g} seconds.") from None
-        size += len(part)
+        size, waited = size + len(part), waited + time.monotonic() - began
+        if waited - silence > size / _LEAST_RATE:
+            raise problems.ApiError(408, f"The body came at less than {_LEAST_RATE} bytes a second.")
         if size > most:
             raise problems.too_large(f"The body may have {most:,} bytes at most.")
         yield part

@@ -1,11 +1,12 @@
 """What every handler and every background task is given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.producer import Producer
+from batchmill.service.access.keyring import Keyring
 from batchmill.storage.blobs import Blobs
 
 
@@ -17,6 +18,7 @@ class Service:
     settings: Settings
     producer: Producer
     blobs: Blobs
+    keyring: Keyring = field(default_factory=Keyring)
 
     @property
     def upstream(self) -> str:

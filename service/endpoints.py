@@ -46,6 +46,7 @@ def endpoint_of(operation: Operation) -> Endpoint:
                 response = failed(error)
         took = time.perf_counter() - began
         answered(operation.name, response.status_code, took)
+        response.headers.update(getattr(request.state, "access_headers", {}))
         response.headers["x-request-id"] = request_id
         response.headers["openai-processing-ms"] = str(round(took * 1000))
         return response

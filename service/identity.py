@@ -24,6 +24,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None
     scopes: frozenset[Scope]
     key_id: str | None = None  # None: nobody needs a key here
+    key_name: str | None = None
+    max_queued_lines: int | None = None
 
     @property
     def home(self) -> str:

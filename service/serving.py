@@ -8,8 +8,11 @@ from collections.abc import Callable
 import uvicorn
 from redis.asyncio import Redis
 
+from batchmill.config.errors import ConfigError
 from batchmill.config.settings import Settings
 from batchmill.producer import Producer
+from batchmill.service.access.connections import Bounds, connection_of
+from batchmill.service.access.origin import is_loopback
 from batchmill.service.app import make_app
 from batchmill.service.context import Service
 from batchmill.storage.objects import open_blobs
@@ -27,13 +30,20 @@ class _Server(uvicorn.Server):
 
 
 async def serve(redis: Redis, settings: Settings, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    """Answer requests until `stop` is set; `ready` hears the URL once we listen. Raises OSError for a taken port."""
+    """Answer requests until `stop` is set; `ready` hears the URL once we listen.
+
+    Raises OSError for a taken port, and ConfigError where others could reach us and there is no API key.
+    """
     service = Service(redis, settings, Producer(redis, settings), open_blobs(settings))
     listen = settings.service
+    await _check_access(service)
     sockets = [_listening(listen.host, listen.port)]
     server = _Server(
         uvicorn.Config(
             make_app(service),
+            http=connection_of(Bounds(listen.body_timeout, listen.max_connections)),
+            ws="none",
+            proxy_headers=False,  # who asks is who connected: a header can say anything
             log_config=None,
             access_log=False,
             server_header=False,
@@ -51,6 +61,15 @@ async def serve(redis: Redis, settings: Settings, ready: Callable[[str], None], 
         server.should_exit = True
         stopping.cancel()
         await serving
+
+
+async def _check_access(service: Service) -> None:
+    host = service.settings.service.host
+    if not is_loopback(host) and not await service.keyring.needed(service.redis, service.upstream):
+        raise ConfigError(
+            f"without an API key only 127.0.0.1 is listened at, not {host}: anybody there could spend your money; "
+            "make one with `batchmill keys create NAME`"
+        )
 
 
 def url_of(listening: socket.socket) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchmill.config.policy import matches
+from batchmill.config.policy import KEY_PREFIX, matches
 from batchmill.spend.course import DAY_MS, Basis, Course, projected_by, waiting_until
 from batchmill.spend.ledger import Rollup
 from batchmill.spend.pace import Span
@@ -90,10 +90,12 @@ def budget_outlooks(
 ) -> list[BudgetOutlook]:
     """Return the outlook of each budget at an instant (unix ms of the Redis clock).
 
-    `rollups` are those since `first_day`, of all projects; `queued` may be empty where nobody looked.
+    `rollups` are those since `first_day`, of all projects; `queued` may be empty where nobody looked. The budgets of
+    API keys have none: the ledger does not tell which key a call was made for.
     """
     queue = costs_of(queued, rollups)
-    return [_outlook(budget, rollups, [cost for cost in queue if _pays(budget, cost)], now_ms) for budget in budgets]
+    told = [budget for budget in budgets if not budget.name.startswith(KEY_PREFIX)]
+    return [_outlook(budget, rollups, [cost for cost in queue if _pays(budget, cost)], now_ms) for budget in told]
 
 
 def _outlook(budget: BudgetFacts, rollups: Sequence[Rollup], queue: Sequence[QueueCost], now_ms: int) -> BudgetOutlook:

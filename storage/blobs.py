@@ -43,6 +43,10 @@ class Blobs(Protocol):
         """Remove what is there; nothing there is no error. Raises StorageError."""
         ...
 
+    async def tidy(self) -> None:
+        """Remove what writers that died have left half written, once it is a day old. Raises StorageError."""
+        ...
+
     async def names(self, prefix: str) -> list[str]:
-        """Return the names that begin so, sorted. Raises StorageError."""
+        """Return the names in a folder (`files/`), sorted. Raises StorageError."""
         ...

@@ -1,19 +1,23 @@
 """Batches: their state, their cancellation, and the list of those that there are."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from batchmill.openrouter.outcomes import Usage
-from batchmill.store import keys
+from batchmill.store import keys, service_keys
+from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
+from batchmill.store.handed import Handed
 from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Priority, Terms, Tried
 from batchmill.store.scripts import Script
-from batchmill.store.staging import Shard, ShardPayload
+from batchmill.store.staging import Shard, ShardPayload, batch_id_at
 
-_cancel = Script("cancel")
+_stop = Script("stop")
 
 _DAY = 86_400
 
@@ -23,19 +27,22 @@ WORKER_SILENCE_MS = 10_000
 _TRIED_SECONDS = 30 * 86_400
 _LONGEST_SAID = 30 * 86_400  # seconds that a reason may stand
 _NUMBERS = (
-    "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "cost", "uncosted",
-    "cached", "max_cost",
+    "total", "created_at", "in_progress_at", "cancelling_at", "cancelled_at", "completed_at", "finalizing_at",
+    "expired_at", "expires_at", "files_at", "cost", "uncosted", "cached", "max_cost", "estimate",
     *(state.value for state in LineState),
 )  # fmt: skip
-_TEXTS = ("source", "retry_of", "upstream", "project")
+_TEXTS = ("source", "retry_of", "upstream", "project", "key")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
+_LOOK_AGAIN = 15  # seconds
+
+
 class ShardWork(msgspec.Struct, frozen=True):
-    """A shard as a run finds it: its lines without a result, and whether the batch is being cancelled."""
+    """A shard as a run finds it: its lines without a result, and what they become if they are not to be sent."""
 
     lines: tuple[Line, ...]
-    cancelled: bool
+    unsent: LineState | None = None
     tried: dict[int, Tried] = {}  # by line index, for lines that an earlier run gave back
     terms: Terms = Terms()
 
@@ -99,15 +106,43 @@ async def exists(redis: Redis, batch_id: str) -> bool:
 
 
 async def newest(redis: Redis, count: int) -> list[BatchStatus]:
-    """Return the newest batches, newest first."""
-    ids = await redis.execute_command("ZREVRANGE", keys.batches(), 0, count - 1)
-    found = []
-    for batch_id in ids:
-        try:
-            found.append(await status(redis, batch_id.decode()))
-        except UnknownBatchError:
-            continue  # expired; maintenance drops it from the list
-    return found
+    """Return the newest batches, newest first; without those that are no batch yet, and single lines of a chat."""
+    found: list[BatchStatus] = []
+    after: str | None = None
+    while len(found) < count:
+        some = await page(redis, None, after, count)
+        for batch_id in some.ids:
+            with contextlib.suppress(UnknownBatchError):  # an intake, or expired: maintenance drops it from the list
+                found.append(await status(redis, batch_id))
+        if not some.has_more:
+            break
+        after = some.ids[-1]
+    return found[:count]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some ids of batches and intakes, newest first, and whether there are older ones."""
+
+    ids: tuple[str, ...]
+    has_more: bool
+
+
+async def page(redis: Redis, project: str | None, after: str | None, limit: int) -> Page:
+    """Return the next ids of a project (None: of all) that are older than `after`, which need not exist any more.
+
+    Ids of intakes and batches, whatever their state; one may be gone by now. What comes meanwhile changes no later
+    page.
+    """
+    end = "+" if after is None else f"({after}"
+    found = await redis.execute_command("ZREVRANGEBYLEX", service_keys.index(project), end, "-", "LIMIT", 0, limit + 1)
+    ids = tuple(member.decode().partition("|")[0] for member in found[:limit])
+    return Page(ids, len(found) > limit)
+
+
+def enlist(pipe: Pipeline, batch_id: str, project: str) -> None:
+    """Put an intake or a batch into the index, as part of a pipeline."""
+    pipe.execute_command("ZADD", service_keys.index(None), 0, service_keys.in_index(batch_id, project))
+    pipe.execute_command("ZADD", service_keys.index(project), 0, batch_id)
 
 
 async def by_content(redis: Redis, content: str) -> str | None:
@@ -152,34 +187,52 @@ async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
 
 
 async def drop_expired(redis: Redis, retention_days: int) -> None:
-    """Take batches that are older than what is kept out of the list, unless they are still there."""
-    seconds, _ = await redis.execute_command("TIME")
-    horizon = int(seconds) - retention_days * _DAY
+    """Take batches that are older than what is kept out of the lists, unless they are still there."""
+    horizon = await now_ms(redis) // 1000 - retention_days * _DAY
     for batch_id in await redis.execute_command("ZRANGEBYSCORE", keys.batches(), "-inf", horizon):
         if not await exists(redis, batch_id.decode()):
             await redis.execute_command("ZREM", keys.batches(), batch_id)
+    end = f"({batch_id_at(horizon)}"
+    for member in await redis.execute_command("ZRANGEBYLEX", service_keys.index(None), "-", end):
+        gone, _, project = member.decode().partition("|")
+        if not await redis.execute_command("EXISTS", keys.batch(gone), service_keys.intake(gone)):
+            await redis.execute_command("ZREM", service_keys.index(project), gone)
+            await redis.execute_command("ZREM", service_keys.index(None), member)
 
 
-async def mark_cancelling(redis: Redis, batch_id: str) -> BatchState:
-    """Ask for the batch's end and tell its workers; return the state it is in now. Raises UnknownBatchError."""
+async def mark_stopping(redis: Redis, batch_id: str, wanted: BatchState) -> BatchState:
+    """Ask for the batch's end, as cancelling or expiring, and tell its workers; return the state it is in now.
+
+    Until it has ended, it comes back among those that are due (`deadlines`). Raises UnknownBatchError.
+    """
     facts = await redis.execute_command("HMGET", keys.batch(batch_id), "content", "upstream")
     content, upstream = (value.decode() if value else "" for value in facts)
-    state = await _cancel(redis, [keys.batch(batch_id), keys.content(content)], [batch_id])
+    names = [keys.batch(batch_id), keys.content(content), service_keys.deadlines()]
+    state = await _stop(redis, names, [batch_id, wanted.value, _LOOK_AGAIN])
     if not state:
         raise UnknownBatchError(batch_id)
-    await redis.execute_command("PUBLISH", keys.wake(upstream), f"!{batch_id}")
-    return BatchState(state.decode())
+    found = BatchState(state.decode())
+    if found in (BatchState.CANCELLING, BatchState.EXPIRING):
+        word = f"!{batch_id}" if found is BatchState.CANCELLING else f"!{batch_id}|{LineState.EXPIRED}"
+        await redis.execute_command("PUBLISH", keys.wake(upstream), word)
+    return found
 
 
-async def cancelling_among(redis: Redis, batch_ids: list[str]) -> set[str]:
-    """Return which of these batches nothing should be sent for any more."""
+async def stopped_among(redis: Redis, batch_ids: list[str]) -> dict[str, LineState]:
+    """Return of which of these batches nothing should be sent any more, and what becomes of their unsent lines."""
     if not batch_ids:
-        return set()
+        return {}
     async with redis.pipeline(transaction=False) as pipe:
         for batch_id in batch_ids:
             pipe.execute_command("HGET", keys.batch(batch_id), "state")
         states = await pipe.execute()
-    return {batch_id for batch_id, state in zip(batch_ids, states, strict=True) if state != b"in_progress"}
+    found = {batch_id: _unsent(state) for batch_id, state in zip(batch_ids, states, strict=True)}
+    return {batch_id: state for batch_id, state in found.items() if state is not None}
+
+
+def _unsent(state: bytes | None) -> LineState | None:
+    """Return what becomes of unsent lines; those of a batch that is gone are of no use to anybody."""
+    return LineState.CANCELLED if state is None else BatchState(state.decode()).unsent
 
 
 async def open_shards(redis: Redis, batch_id: str) -> list[Shard]:
@@ -215,7 +268,7 @@ async def load(redis: Redis, reference: str, first: int, last: int) -> ShardWork
     if done.strip(b"\0"):
         lines = tuple(line for line in lines if not _bit(done, line.index - offset))
     tried = await _tried(redis, batch_id, lines) if any_tried and lines else {}
-    return ShardWork(lines, state != b"in_progress", tried, stored.terms)
+    return ShardWork(lines, _unsent(state), tried, stored.terms)
 
 
 async def _tried(redis: Redis, batch_id: str, lines: tuple[Line, ...]) -> dict[int, Tried]:
@@ -252,6 +305,9 @@ def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
         cache=b"cache" in facts,
+        handed=msgspec.json.decode(facts[b"handed"], type=Handed) if b"handed" in facts else None,
+        output_file=facts.get(b"output_file") == b"1",
+        error_file=facts.get(b"error_file") == b"1",
         priority=Priority(facts.get(b"priority", b"normal").decode()),
         tags=msgspec.json.decode(facts.get(b"tags", b"[]"), type=tuple[str, ...]),
         **values,

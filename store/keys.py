@@ -74,7 +74,7 @@ def parked(upstream: str, model: str) -> str:
 
 
 def wake(upstream: str) -> str:
-    """Channel: a model id (its lane has work) or `!` and a batch id (the batch was cancelled)."""
+    """Channel: a model id (its lane has work), or `!` and a batch that was cancelled, or a batch and `|expired`."""
     return f"{PREFIX}wake:{upstream_tag(upstream)}"
 
 
@@ -210,7 +210,7 @@ def content(digest: str) -> str:
 
 
 def batch(batch_id: str) -> str:
-    """Hash: a batch's facts and counters. Retention. Written at release, by records and by cancel."""
+    """Hash: a batch's facts and counters. Staging time, then retention. Written at enqueue, by records and ends."""
     return f"{PREFIX}{{{batch_id}}}:batch"
 
 

@@ -1,9 +1,18 @@
 """What travels through Redis, as typed values: lines in shards, results with their attempts, a batch's state.
 
 line:   pending ──► running ──► succeeded | failed | cancelled | expired     (terminal is for ever)
-batch:  validating ──► in_progress ──► completed
-                           │
-                           └─ cancelling ──► cancelled
+batch:  validating ──► in_progress ─────────────────► completed
+                           ├─ time is over ─► expiring ─► expired, or completed: no line was too late
+                           │                     ▼ cancel
+                           └─ cancel ─► cancelling ─► cancelled
+
+What follows from what; the last line to get its result decides, whoever recorded it:
+
+              cancel        time is over   last line
+in_progress   cancelling    expiring       completed
+expiring      cancelling    -              expired; completed when no line is
+cancelling    -             -              cancelled
+terminal      -             -              -
 """
 
 from decimal import Decimal
@@ -15,6 +24,7 @@ from batchmill.config.strategy import Strategy
 from batchmill.openrouter.money import to_usd
 from batchmill.openrouter.outcomes import Usage
 from batchmill.routing.candidates import Considered
+from batchmill.store.handed import Handed
 
 
 class LineState(StrEnum):
@@ -34,11 +44,20 @@ class BatchState(StrEnum):
     COMPLETED = "completed"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
+    EXPIRING = "expiring"  # ours alone: its time is over, nothing is sent any more
+    EXPIRED = "expired"
 
     @property
     def terminal(self) -> bool:
         """Whether nothing can happen to the batch any more."""
-        return self in (BatchState.COMPLETED, BatchState.CANCELLED)
+        return self in (BatchState.COMPLETED, BatchState.CANCELLED, BatchState.EXPIRED)
+
+    @property
+    def unsent(self) -> LineState | None:
+        """What becomes of lines that are not in the air; None while they are sent."""
+        if self in (BatchState.VALIDATING, BatchState.IN_PROGRESS):
+            return None
+        return LineState.EXPIRED if self in (BatchState.EXPIRING, BatchState.EXPIRED) else LineState.CANCELLED
 
 
 class Priority(StrEnum):
@@ -139,6 +158,7 @@ class Terms(msgspec.Struct, frozen=True, array_like=True):
     route: Route | None = None
     tags: tuple[str, ...] = ()  # "key=value", for reports
     cache: bool = False  # the same line may be answered from an earlier result
+    key: str | None = None  # id of the API key that handed the lines over; it may have a budget of its own
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -229,18 +249,6 @@ class _Completion(msgspec.Struct):
 _decode_completion = msgspec.json.Decoder(_Completion).decode
 
 
-def cancelled_line(line: Line, model: str) -> Result:
-    """Return the result of a line that was never sent because its batch was cancelled."""
-    return Result(
-        index=line.index,
-        custom_id=line.custom_id,
-        model=model,
-        state=LineState.CANCELLED,
-        error_code="batch_cancelled",
-        error_message="This request was not executed because the batch was cancelled.",
-    )
-
-
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A batch at one moment. `pending + running + succeeded + failed + cancelled + expired == total`.
 
@@ -260,6 +268,14 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     cancelling_at: int | None = None
     cancelled_at: int | None = None
     completed_at: int | None = None
+    finalizing_at: int | None = None  # nothing is sent any more, though nobody cancelled it
+    expired_at: int | None = None
+    expires_at: int | None = None  # end of its completion window
+    files_at: int | None = None  # its output files are written; of batches that came over HTTP
+    output_file: bool = False  # and there is something in it, see `files_at`
+    error_file: bool = False
+    handed: Handed | None = None  # of a batch that came over HTTP
+    key: str | None = None  # id of the API key that handed it over
     cost: int = 0
     uncosted: int = 0  # succeeded lines whose cost the upstream did not tell
     cached: int = 0  # succeeded lines that were answered from earlier results
@@ -272,6 +288,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     project: str = "default"
     priority: Priority = Priority.NORMAL
     max_cost: int | None = None  # nano-dollars; the batch's own budget
+    estimate: int | None = None  # nano-dollars; what it was likely to cost when it came over HTTP
     tags: tuple[str, ...] = ()  # "key=value"
     blocked_on: str | None = None  # why nothing moves, in words; None when it moves or is done
     blocked_by: tuple[str, ...] = ()  # the same as kinds: worker, place, or the gate's words (budget, limit, pause ...)

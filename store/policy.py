@@ -14,9 +14,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from batchmill.config.policy import BATCH_PREFIX, Budget, Policy, check_limit
+from batchmill.config.policy import BATCH_PREFIX, KEY_PREFIX, Budget, KeyBudget, Policy, check_limit
 from batchmill.openrouter.money import to_nano, to_usd
-from batchmill.store import keys
+from batchmill.store import key_budgets, keys, service_keys
 from batchmill.store.audit import Entry, note
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import StoreError, UnknownBudgetError
@@ -56,9 +56,9 @@ class _Document(msgspec.Struct, frozen=True):
         """Return the limit that the file names for a budget."""
         return next((budget.limit_usd for budget in self.policy.budgets if budget.name == name), None)
 
-    def in_force(self, version: int) -> LivePolicy:
-        """Return the policy with what was raised."""
-        budgets = tuple(self._raised(budget) for budget in self.policy.budgets)
+    def in_force(self, version: int, of_keys: tuple[KeyBudget, ...] = ()) -> LivePolicy:
+        """Return the policy with what was raised, and with the budgets of API keys."""
+        budgets = (*map(self._raised, self.policy.budgets), *of_keys)
         policy = msgspec.structs.replace(self.policy, budgets=budgets)
         return LivePolicy(
             version, policy, self.source, {name: to_nano(known.declared_usd) for name, known in self.raised.items()}
@@ -92,8 +92,9 @@ async def live(redis: Redis, upstream: str) -> LivePolicy:
     async with redis.pipeline(transaction=True) as pipe:
         pipe.execute_command("GET", keys.policy(upstream))
         pipe.execute_command("HGET", keys.books(upstream), "version")
-        document, version = await pipe.execute()
-    return _read(document).in_force(int(version or 0))
+        pipe.execute_command("HVALS", service_keys.key_budgets(upstream))
+        document, version, of_keys = await pipe.execute()
+    return _read(document).in_force(int(version or 0), key_budgets.read(of_keys))
 
 
 async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: str) -> Raised:
@@ -104,6 +105,8 @@ async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: 
     """
     check_limit(to_usd(limit))
     await redis.execute_command("DEL", keys.budget_refused(upstream, name))  # who waited is to ask again
+    if name.startswith(KEY_PREFIX):
+        return Raised(name, *await key_budgets.raise_limit(redis, upstream, name, limit, who))
     if name.startswith(BATCH_PREFIX):
         return await _raise_batch(redis, upstream, name, limit, who)
     before = 0
@@ -156,8 +159,9 @@ async def _write(redis: Redis, upstream: str, change: Change) -> LivePolicy:
         nonlocal found
         before = _read(await redis.execute_command("GET", keys.policy(upstream)))
         version = int(await redis.execute_command("HGET", keys.books(upstream), "version") or 0)
+        of_keys = key_budgets.read(await redis.execute_command("HVALS", service_keys.key_budgets(upstream)))
         after, entry = change(before)
-        found = after.in_force(version)
+        found = after.in_force(version, of_keys)
         if entry is None:
             return False
         pipe.execute_command("HINCRBY", keys.books(upstream), "version", 1)

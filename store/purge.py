@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.store import audit, keys
+from batchmill.store import audit, keys, service_keys
 from batchmill.store.batches import open_shards
 from batchmill.store.clock import now_ms
+from batchmill.store.model import BatchState
 from batchmill.store.scripts import Script
 from batchmill.store.usage_log import Whose
 
 _remove = Script("remove")
 _CHUNK = 500
-_ENDED = (b"completed", b"cancelled")
+_ENDED = tuple(state.value.encode() for state in BatchState if state.terminal)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -55,12 +56,14 @@ async def remove(redis: Redis, batch_id: str) -> bool:
     own = [keys.open_shards(batch_id), keys.results(batch_id), keys.done(batch_id), keys.air(batch_id)]
     own += [keys.tried(batch_id), keys.live_lines(batch_id)]
     first = [keys.batch(batch_id), keys.batches(), keys.live(), keys.content((content or b"").decode())]
-    state = await redis.execute_command("HGET", keys.batch(batch_id), "state")
+    state, project = await redis.execute_command("HMGET", keys.batch(batch_id), "state", "project")
+    owner = (project or b"default").decode()
+    first += [service_keys.index(None), service_keys.index(owner), service_keys.to_finalize()]
     if state not in _ENDED:
         return False
     for start in range(0, len(tokens + jobs), _CHUNK):
         await redis.execute_command("UNLINK", *(tokens + jobs)[start : start + _CHUNK])
-    return bool(await _remove(redis, [*first, *own], [batch_id]))
+    return bool(await _remove(redis, [*first, *own], [batch_id, service_keys.in_index(batch_id, owner)]))
 
 
 async def note(redis: Redis, upstream: str, who: str, whose: Whose, removed: Sequence[tuple[str, int]]) -> None:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from batchmill.openrouter.outcomes import Usage
-from batchmill.store import keys, settlement
+from batchmill.store import keys, service_keys, settlement
 from batchmill.store.connection import OUTAGE
 from batchmill.store.gate import Caller
 from batchmill.store.model import Result
@@ -104,6 +104,7 @@ async def _settle_reply(redis: Redis, recording: Recording, worker: str, retenti
 def _call(recording: Recording, worker: str, retention: int) -> tuple[list[str], list[Argument]]:
     batch_id = recording.batch_id
     names = [keys.batch(batch_id), keys.done(batch_id), keys.results(batch_id), keys.air(batch_id), keys.live()]
+    names += [service_keys.deadlines(), service_keys.to_finalize()]
     arguments: list[Argument] = [batch_id, retention, worker, recording.in_air]
     for told in recording.results:
         result = _countable(told)

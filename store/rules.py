@@ -82,7 +82,7 @@ class Rulebook:
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
-        self._made: dict[tuple[str, str, str | None], Rules] = {}
+        self._made: dict[tuple[str, str, str | None, str | None], Rules] = {}
         self._numbers: dict[tuple[str, tuple[str, ...]], int] = {}
         self._last = 0
         self.policy = LivePolicy(0, Policy(), BUILT_IN)
@@ -96,19 +96,22 @@ class Rulebook:
         """Make rules for the windows that are now: one has turned."""
         self._made.clear()
 
-    def rules(self, model: str, project: str, capped: str | None, now_ms: int) -> Rules:
-        """Return the rules for lines of a model and project; `capped` is the batch, if it has a budget of its own."""
-        key = (model, project, capped)
-        made = self._made.get(key)
+    def rules(self, model: str, project: str, capped: str | None, now_ms: int, key: str | None = None) -> Rules:
+        """Return the rules for lines of a model and project; `capped` is the batch, if it has a budget of its own.
+
+        `key` is the API key that handed them over: the policy in force knows whether it has a budget.
+        """
+        asked = (model, project, capped, key)
+        made = self._made.get(asked)
         if made is None:
             if len(self._made) > _MOST_KEPT:
                 self._made.clear()
-            made = self._made[key] = self._make(model, project, capped, now_ms)
+            made = self._made[asked] = self._make(model, project, capped, now_ms, key)
         return made
 
-    def _make(self, model: str, project: str, capped: str | None, now_ms: int) -> Rules:
+    def _make(self, model: str, project: str, capped: str | None, now_ms: int, key: str | None) -> Rules:
         policy = self.policy.policy
-        budgets = [self._budget(budget, now_ms) for budget in policy.budgets_for(model, project)]
+        budgets = [self._budget(budget, now_ms) for budget in policy.budgets_for(model, project, key)]
         if capped:
             budgets.append(BudgetRule(capped, keys.batch_budget(self._upstream, capped), None))
         limits = [

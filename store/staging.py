@@ -3,7 +3,8 @@
     stage shards (expire by themselves if we die) ──► release (atomic: the batch exists) ──► queue the shards
 
 A crash before the release leaves nothing but keys that expire; a crash after it leaves unqueued shards that
-maintenance queues.
+maintenance queues. A batch whose id is given may be tried again, even while the one who tried first is only slow: each
+try has a token, the last one that took over is the only one that can write, and one of them lets the batch go.
 """
 
 import secrets
@@ -12,13 +13,13 @@ from collections.abc import Sequence
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
-from batchmill.store import keys
+from batchmill.store import keys, service_keys
 from batchmill.store.connection import pack_job
 from batchmill.store.errors import StoreError
+from batchmill.store.handed import Handed
 from batchmill.store.model import Line, Priority, Result, Terms
-from batchmill.store.records import Recording, record
+from batchmill.store.records import BATCH_GONE, Recording, record
 from batchmill.store.scripts import Argument, Script
 
 JOB = "run_shard"
@@ -29,10 +30,14 @@ _FLUSH_BYTES = 1 << 20
 _CHUNK = 200  # shards or results a call, so that no script keeps others waiting
 _DAY = 86_400
 _GONE = "-"
+_STAGING = "staging."  # as record.lua knows it
+_OTHER_TRY = "another gateway has taken this batch over"
 _PLAIN = Terms()
 
 _release = Script("release")
 _discard = Script("discard")
+_stage = Script("stage")
+_take_over = Script("take_over")
 _queue = Script("queue")
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -68,11 +73,20 @@ class BatchFacts(msgspec.Struct, frozen=True, kw_only=True):
     max_cost: int | None = None  # nano-dollars
     tags: tuple[str, ...] = ()  # "key=value"
     cache: bool = False  # lines may be answered from earlier results
+    handed: Handed | None = None  # how it was created over HTTP
+    expires_at: int | None = None  # end of its completion window (unix seconds)
+    key: str | None = None  # id of the API key that handed it over
+    listed: bool = True  # in the index of batches; single lines of a chat are not
 
 
 def new_batch_id() -> str:
     """Return an id that sorts by time of birth and can't be guessed."""
-    return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{batch_id_at(time.time())}{secrets.token_hex(8)}"
+
+
+def batch_id_at(moment: float) -> str:
+    """Return how ids of batches begin that are born at a time (unix seconds); older ones sort before it."""
+    return f"batch_{int(moment * 1000):012x}"
 
 
 def shard_size(lines: int) -> int:
@@ -88,23 +102,32 @@ class Staging:
         self._redis = redis
         self._upstream = upstream
         self._retention = retention_days * _DAY
+        self._token = f"{_STAGING}{secrets.token_hex(8)}"
         self._shards: list[Shard] = []
         self._live = False  # whether any line has live tokens
-        # a transaction: no key without its end, not even when we die in the middle of a flush
-        self._pipe: Pipeline = redis.pipeline(transaction=True)
+        self._staged: list[tuple[Shard, bytes]] = []  # with their payloads, not written yet
+        self._live_lines: list[Argument] = []
         self._bytes = 0
 
+    async def take_over(self) -> bool:
+        """Discard what an earlier try under the same id left, and keep it from going on; False: it was let go."""
+        names = [make(self.batch_id) for make in (keys.batch, keys.open_shards, keys.done, keys.results)]
+        left = await _take_over(self._redis, [*names, keys.live_lines(self.batch_id)], [self._token, _STAGING_SECONDS])
+        if left == 0:
+            return False
+        await self._remove([keys.shard(reference.decode()) for reference in left])
+        return True
+
     async def add(self, model: str, lines: Sequence[Line], terms: Terms = _PLAIN) -> None:
-        """Stage one shard."""
+        """Stage one shard. Raises StoreError when another try under the same id has taken over."""
         reference = keys.reference(self.batch_id, len(self._shards), len(lines))
         shard = Shard(reference, model, lines[0].index, lines[-1].index, terms.project, terms.priority)
         payload = _encode(ShardPayload(terms, tuple(lines)))
         self._shards.append(shard)
-        self._pipe.execute_command("SET", keys.shard(reference), payload, "EX", _STAGING_SECONDS)
-        self._pipe.execute_command("HSET", keys.open_shards(self.batch_id), reference, _encode(shard))
+        self._staged.append((shard, payload))
         if live := [part for line in lines if line.live for part in (line.custom_id, line.index)]:
             self._live = True
-            self._pipe.execute_command("HSET", keys.live_lines(self.batch_id), *live)
+            self._live_lines += live
         self._bytes += len(payload)
         if self._bytes >= _FLUSH_BYTES:
             await self._flush()
@@ -120,7 +143,6 @@ class Staging:
             raise ValueError("a batch needs a line that can run")
         await self._flush()
         await self._stage_refused(facts.total, refused)
-        await self._stage_budget(facts.max_cost)
         reply = await self._let_go(facts, len(refused))
         if reply == _GONE:
             await self.discard()
@@ -132,40 +154,32 @@ class Staging:
         return self.batch_id
 
     async def discard(self) -> None:
-        """Take back whatever was staged, unless the batch was let go."""
-        self._pipe.command_stack.clear()
+        """Take back whatever was staged, unless the batch was let go, or another try took over."""
+        self._staged.clear()
         self._bytes = 0
-        batch = keys.batch(self.batch_id)
         names = [keys.shard(shard.reference) for shard in self._shards]
-        names += [keys.open_shards(self.batch_id), keys.done(self.batch_id), keys.results(self.batch_id), batch]
-        names += [keys.batch_budget(self._upstream, self.batch_id), keys.live_lines(self.batch_id)]
+        names += [keys.open_shards(self.batch_id), keys.done(self.batch_id), keys.results(self.batch_id)]
+        names += [keys.live_lines(self.batch_id), keys.batch(self.batch_id)]  # which has the token, so it is the last
+        if await self._remove(names):
+            self._shards.clear()
+
+    async def _remove(self, names: Sequence[str]) -> bool:
+        """Remove keys that we staged; False when they are not ours to remove."""
         for start in range(0, len(names), _CHUNK):
-            if not await _discard(self._redis, [batch, *names[start : start + _CHUNK]], []):
-                return
-        self._shards.clear()
+            chunk = names[start : start + _CHUNK]
+            if not await _discard(self._redis, [keys.batch(self.batch_id), *chunk], [self._token]):
+                return False
+        return True
 
     async def _stage_refused(self, total: int, refused: Sequence[Result]) -> None:
         """Write the results of refused lines before the batch exists, so that no crash can part the two."""
         if not refused:
             return
-        batch = keys.batch(self.batch_id)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.execute_command("HSET", batch, "total", total)
-            pipe.execute_command("EXPIRE", batch, _STAGING_SECONDS)
-            await pipe.execute()
+        await self._flush(total)
         for start in range(0, len(refused), _CHUNK):
             recording = Recording(self.batch_id, tuple(refused[start : start + _CHUNK]))
-            await record(self._redis, [recording], "producer", _STAGING_SECONDS)
-
-    async def _stage_budget(self, max_cost: int | None) -> None:
-        """Write the batch's own budget before any worker can see the batch."""
-        if max_cost is None:
-            return
-        budget = keys.batch_budget(self._upstream, self.batch_id)
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.execute_command("HSET", budget, "limit", max_cost)
-            pipe.execute_command("EXPIRE", budget, _STAGING_SECONDS)
-            await pipe.execute()
+            if await record(self._redis, [recording], self._token, _STAGING_SECONDS) == [BATCH_GONE]:
+                raise StoreError(_OTHER_TRY)
 
     async def _let_go(self, facts: BatchFacts, refused: int) -> str:
         names = [
@@ -176,36 +190,57 @@ class Staging:
             keys.open_shards(self.batch_id),
             keys.done(self.batch_id),
             keys.results(self.batch_id),
+            service_keys.index(None),
+            service_keys.index(facts.project),
+            service_keys.deadlines(),
+            keys.batch_budget(self._upstream, self.batch_id),
             *(keys.shard(shard.reference) for shard in self._shards),
         ]
-        if facts.max_cost is not None:
-            names.append(keys.batch_budget(self._upstream, self.batch_id))
         if self._live:
             names.append(keys.live_lines(self.batch_id))
-        fields: list[str | int | bytes] = [self.batch_id, self._retention, refused]
-        fields += ["total", facts.total, "models", msgspec.json.encode(facts.models), "upstream", self._upstream]
-        fields += ["content", facts.content]
-        fields += ["project", facts.project, "priority", facts.priority.value]
-        for name, value in (("source", facts.source), ("retry_of", facts.retry_of)):
-            if value:
-                fields += [name, value]
-        if facts.max_cost is not None:
-            fields += ["max_cost", facts.max_cost]
-        if facts.tags:
-            fields += ["tags", msgspec.json.encode(facts.tags)]
-        if facts.cache:
-            fields += ["cache", 1]
-        reply = await _release(self._redis, names, fields)
+        arguments: list[Argument] = [
+            self.batch_id,
+            self._retention,
+            refused,
+            self._token,
+            len(self._shards),
+            service_keys.in_index(self.batch_id, facts.project) if facts.listed else "",
+            "" if facts.expires_at is None else facts.expires_at,
+            "" if facts.max_cost is None else facts.max_cost,
+        ]
+        reply = await _release(self._redis, names, [*arguments, "upstream", self._upstream, *_fields_of(facts)])
         return str(reply.decode())
 
-    async def _flush(self) -> None:
-        if not self._bytes:
+    async def _flush(self, total: int | None = None) -> None:
+        if not self._staged and total is None:
             return
-        self._pipe.execute_command("EXPIRE", keys.open_shards(self.batch_id), _STAGING_SECONDS)
-        if self._live:
-            self._pipe.execute_command("EXPIRE", keys.live_lines(self.batch_id), _STAGING_SECONDS)
-        await self._pipe.execute()
+        names = [keys.batch(self.batch_id), keys.open_shards(self.batch_id), keys.live_lines(self.batch_id)]
+        names += [keys.shard(shard.reference) for shard, _ in self._staged]
+        arguments: list[Argument] = [self._token, _STAGING_SECONDS, "" if total is None else total]
+        arguments += [len(self._live_lines), *self._live_lines]
+        for shard, payload in self._staged:
+            arguments += [shard.reference, _encode(shard), payload]
+        if not await _stage(self._redis, names, arguments):
+            raise StoreError(_OTHER_TRY)
+        self._staged.clear()
+        self._live_lines.clear()
         self._bytes = 0
+
+
+def _fields_of(facts: BatchFacts) -> list[Argument]:
+    """Return what is said about a batch, as fields of its hash."""
+    fields: list[Argument] = ["total", facts.total, "models", msgspec.json.encode(facts.models)]
+    fields += ["content", facts.content, "project", facts.project, "priority", facts.priority.value]
+    for name, value in (("source", facts.source), ("retry_of", facts.retry_of), ("key", facts.key)):
+        if value:
+            fields += [name, value]
+    if facts.tags:
+        fields += ["tags", msgspec.json.encode(facts.tags)]
+    if facts.cache:
+        fields += ["cache", 1]
+    if facts.handed is not None:
+        fields += ["handed", msgspec.json.encode(facts.handed), "created_at", facts.handed.created_at]
+    return fields
 
 
 def job_of(shard: Shard, now_ms: int) -> bytes:

@@ -19,7 +19,7 @@ PERMANENT = (b"bm:lanes:", b"bm:batches", b"bm:live")
 """Keys that live for ever, as `store/keys.py` says; small and bounded."""
 
 GATE = re.compile(
-    rb"bm:{gate:[0-9a-f]+}:(books|policy|weights|pauses|suspects|audit|usage|user_key|owners|budget:[^:]+:total"
+    rb"bm:{gate:[0-9a-f]+}:(books|policy|weights|pauses|suspects|audit|usage|user_key|owners|budget:(?:key:)?[^:]+:total|api_keys|api_key_use|key_budgets"
     rb"|alerts|alert_acks|alert_notes|deliveries|delivery_failures)"
 )
 """Those of the gate's keys that live for ever, or until they are empty."""
@@ -36,6 +36,13 @@ QUEUE = (
     b"bm:projects:",
     b"bm:turns:",
     b"bm:parked:",
+    b"bm:deadlines",
+    b"bm:to_finalize",
+    b"bm:event_",
+    b"bm:intakes:",
+    b"bm:{files}:all",
+    b"bm:{files}:of:",
+    b"bm:{files}:ends",
 )
 """Keys that are gone when they are empty."""
 

@@ -142,8 +142,10 @@ class Worker:
         self.settlings = 0
         self.held: dict[str, Held] = {}
 
-    def rules(self, model: str = MODEL, project: str = "default", capped: str | None = None) -> Rules:
-        return self.book.rules(model, project, capped, self.clock.now)
+    def rules(
+        self, model: str = MODEL, project: str = "default", capped: str | None = None, key: str | None = None
+    ) -> Rules:
+        return self.book.rules(model, project, capped, self.clock.now, key)
 
     def ask(self, lines: Sequence[tuple[int, int]], rules: Rules | None = None) -> Ask:
         """Return an ask for lines of such bounds and tokens, under new holds."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.config.policy import NANO, Budget, Limit, Policy
+from batchmill.config.policy import NANO, Budget, KeyBudget, Limit, Policy
 from batchmill.config.windows import WindowKind
 from batchmill.store import keys
 from batchmill.store.rules import BudgetRule, Rules
@@ -20,14 +20,16 @@ Hashes = dict[str, dict[str, str]]
 
 UNIT = 60_000
 MODELS = ("maker/large", "maker/small")
+KEY = "0123456789ab"
 GRAIN = 32  # of bucket.lua: peaks that differ by less than this part of the bucket count as one
 
 
-def policy_of(every: int, large: int, rate: int, concurrency: int) -> Policy:
+def policy_of(every: int, large: int, of_key: int, rate: int, concurrency: int) -> Policy:
     return Policy(
         budgets=(
             Budget(name="all", limit_usd=Decimal(every) / NANO),
             Budget(name="large", limit_usd=Decimal(large) / NANO, window=WindowKind.HOUR, models=MODELS[0]),
+            KeyBudget(name="key:ci", limit_usd=Decimal(of_key) / NANO, window=WindowKind.DAY, key=KEY),
         ),
         limits=(
             Limit(name="requests", match="*", requests_per_minute=rate, burst_seconds=1, max_concurrency=concurrency),

@@ -194,9 +194,9 @@ async def test_only_webhooks_that_want_it_are_to_be_told(eye: Eye) -> None:
     await eye.apply(DAILY, webhooks=(HOOK, few))
     await eye.spend(DAILY, 95)
     await eye.look()
-    taken = await deliveries.take(eye.redis, eye.name, 60.0)
-    assert sorted(one.webhook for one in taken) == ["few", "ops", "ops"]
-    assert await deliveries.take(eye.redis, eye.name, 60.0) == []  # they are ours
+    taken = await deliveries.of_alerts(eye.redis, eye.name).take(60.0)
+    assert sorted(one.member.partition(" ")[0] for one in taken) == ["few", "ops", "ops"]
+    assert await deliveries.of_alerts(eye.redis, eye.name).take(60.0) == []  # they are ours
 
 
 _PROCESS = """
@@ -240,6 +240,6 @@ async def test_eight_processes_that_cross_together_raise_each_alert_once(
     found = await alerts.listed(real_redis, eye.name)
     expected = ["budget.warning", "budget.critical", "budget.exhausted"]
     assert sorted(one.alert.kind.value for one in found) == sorted(expected)
-    assert len(await deliveries.take(real_redis, eye.name, 60.0)) == len(expected)
+    assert len(await deliveries.of_alerts(real_redis, eye.name).take(60.0)) == len(expected)
     logs = b"".join(out for out, _ in told)
     assert [logs.count(kind.encode()) for kind in expected] == [1, 1, 1]

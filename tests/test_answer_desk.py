@@ -9,7 +9,7 @@ from batchmill.config.settings import CacheSettings
 from batchmill.openrouter.outcomes import Answer, Retry
 from batchmill.store.answers import Kept
 from batchmill.store.lanes import Ending
-from batchmill.store.model import Terms
+from batchmill.store.model import LineState, Terms
 from batchmill.workers.line import ShardRun
 
 from .workers_helpers import OK, Desk, failure, settle
@@ -123,7 +123,7 @@ async def test_a_line_that_waits_is_cancelled_with_its_batch() -> None:
     shard(desk, "a")
     run = shard(desk, "b", batch="batch_2")
     await settle()
-    desk.dispatcher.cancel("batch_2")
+    desk.dispatcher.stop("batch_2", LineState.CANCELLED)
     assert run.ended.result() is Ending.DONE
     desk.upstream.answer()
     await tended(desk)

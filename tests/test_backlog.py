@@ -10,7 +10,7 @@ from batchmill.routing.health import Tally
 from batchmill.store import batches, statistics
 from batchmill.store.backlog import queued_lines
 from batchmill.store.clock import now_ms
-from batchmill.store.model import Fare, Line, Road, Route, Terms
+from batchmill.store.model import BatchState, Fare, Line, Road, Route, Terms
 from batchmill.store.staging import BatchFacts, Staging
 from batchmill.store.statistics import SLOT, Counted
 
@@ -49,7 +49,7 @@ async def test_lines_with_a_result_do_not_wait(redis: Redis) -> None:
 
 async def test_what_is_finished_cancelled_or_elsewhere_does_not_wait(redis: Redis) -> None:
     await put(redis, await batch_of(redis, 1, content="1"), result(0))
-    await batches.mark_cancelling(redis, await batch_of(redis, 5, content="2"))
+    await batches.mark_stopping(redis, await batch_of(redis, 5, content="2"), BatchState.CANCELLING)
     await batch_of(redis, 5, content="3")
     assert len(await queued_lines(redis, UPSTREAM)) == 1
     assert await queued_lines(redis, "https://other.test/v1") == []

@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import load
 from batchmill.openrouter.client import Upstream
-from batchmill.producer.ending import cancel
 from batchmill.store import batches, keys, lanes, presence
+from batchmill.store.endings import cancel
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.lanes import Ending
 from batchmill.store.model import BatchState, LineState
@@ -46,9 +46,10 @@ async def alive(redis: Redis, *workers: str, ago: float = 0) -> None:
 
 
 async def test_an_unknown_batch_is_named(redis: Redis) -> None:
-    for asked in (batches.status, batches.mark_cancelling):
-        with pytest.raises(UnknownBatchError, match="no batch 'batch_x'"):
-            await asked(redis, "batch_x")
+    with pytest.raises(UnknownBatchError, match="no batch 'batch_x'"):
+        await batches.status(redis, "batch_x")
+    with pytest.raises(UnknownBatchError, match="no batch 'batch_x'"):
+        await cancel(redis, "batch_x", retention_days=DAYS)
     assert not await batches.exists(redis, "batch_x")
     assert await batches.open_shards(redis, "batch_x") == []
 
@@ -169,7 +170,7 @@ async def test_lines_with_a_result_are_left_out(redis: Redis, first: int, last: 
     await put(redis, batch_id, *(result(index) for index in recorded))
     work = await batches.load(redis, reference, first, last)
     assert work is not None
-    assert not work.cancelled
+    assert work.unsent is None
     assert [left.index for left in work.lines] == [n for n in range(first, last + 1) if n not in recorded]
 
 
@@ -198,37 +199,38 @@ async def test_a_shard_that_is_finished_or_gone_has_no_work(redis: Redis) -> Non
 async def test_cancelling_is_for_all_to_see(redis: Redis) -> None:
     batch_id = await batch_of(redis, 2)
     other = await batch_of(redis, 1, content="other")
-    assert await batches.cancelling_among(redis, [batch_id, other]) == set()
-    assert await batches.cancelling_among(redis, []) == set()
+    assert await batches.stopped_among(redis, [batch_id, other]) == {}
+    assert await batches.stopped_among(redis, []) == {}
     async with redis.pubsub() as subscription:
         await subscription.subscribe(keys.wake(UPSTREAM))
         await subscription.get_message(timeout=5)
-        assert await batches.mark_cancelling(redis, batch_id) is BatchState.CANCELLING
+        assert await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING) is BatchState.CANCELLING
         message = await subscription.get_message(timeout=5)
     assert message is not None
     assert message["data"] == f"!{batch_id}".encode()
-    assert await batches.cancelling_among(redis, [batch_id, other, "batch_gone"]) == {batch_id, "batch_gone"}
+    stopped = dict.fromkeys((batch_id, "batch_gone"), LineState.CANCELLED)
+    assert await batches.stopped_among(redis, [batch_id, other, "batch_gone"]) == stopped
     work = await batches.load(redis, f"{batch_id}.0.2", 0, 1)
     assert work is not None
-    assert work.cancelled
+    assert work.unsent is LineState.CANCELLED
     first_asked = (await batches.status(redis, batch_id)).cancelling_at
-    assert await batches.mark_cancelling(redis, batch_id) is BatchState.CANCELLING
+    assert await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING) is BatchState.CANCELLING
     assert (await batches.status(redis, batch_id)).cancelling_at == first_asked
 
 
 async def test_a_cancelled_content_can_be_handed_in_again(redis: Redis) -> None:
     first = await batch_of(redis, 1, content="same")
-    await batches.mark_cancelling(redis, first)
+    await batches.mark_stopping(redis, first, BatchState.CANCELLING)
     second = await batch_of(redis, 1, content="same")
     assert second != first
-    await batches.mark_cancelling(redis, first)
+    await batches.mark_stopping(redis, first, BatchState.CANCELLING)
     assert await batches.by_content(redis, "same") == second, "it is the other's now"
 
 
 async def test_a_finished_batch_can_not_be_cancelled(redis: Redis) -> None:
     batch_id = await batch_of(redis, 1)
     await complete(redis, await claim(redis))
-    assert await batches.mark_cancelling(redis, batch_id) is BatchState.COMPLETED
+    assert await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING) is BatchState.COMPLETED
     assert (await batches.status(redis, batch_id)).state is BatchState.COMPLETED
 
 

@@ -22,10 +22,10 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from batchmill.producer.ending import cancel
 from batchmill.store import batches, keys, lanes
 from batchmill.store.connection import connect
 from batchmill.store.embedded import EmbeddedServer
+from batchmill.store.endings import cancel
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import BatchState, LineState
 from batchmill.store.records import Recording, record
@@ -252,7 +252,7 @@ class Books(RuleBasedStateMachine):
         model = self.batches[batch_id]
         terminal = model.state.terminal
         if only_marked:
-            self.do(batches.mark_cancelling(self.redis, batch_id))
+            self.do(batches.mark_stopping(self.redis, batch_id, BatchState.CANCELLING))
         else:
             self.do(cancel(self.redis, batch_id, retention_days=DAYS))
         if terminal:
@@ -336,7 +336,7 @@ class Books(RuleBasedStateMachine):
             work = await batches.load(self.redis, held.reference, shard.indexes[0], shard.indexes[-1])
             assert work is not None
             assert [line.index for line in work.lines] == [i for i in shard.indexes if i not in model.results]
-            state = LineState.CANCELLED if work.cancelled else LineState.SUCCEEDED
+            state = work.unsent or LineState.SUCCEEDED
             lines = tuple(result(line.index, state) for line in work.lines)
             await record(self.redis, [Recording(held.batch_id, lines)], "last", RETENTION)
             for line in lines:

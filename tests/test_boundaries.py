@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchmill.store import keys
+from batchmill.store import keys, service_keys
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
@@ -21,8 +21,9 @@ ALLOWED = {
     # producer and workers never import each other: they meet in Redis
     "producer": {"config", "openrouter", "routing", "spend", "store"},
     "storage": {"config"},
-    "service": {"config", "openrouter", "routing", "spend", "store", "archive", "storage", "producer"},
-    "workers": {"config", "openrouter", "routing", "spend", "store", "archive"},
+    "webhooks": {"config"},
+    "service": {"config", "openrouter", "routing", "spend", "store", "archive", "storage", "webhooks", "producer"},
+    "workers": {"config", "openrouter", "routing", "spend", "store", "archive", "webhooks"},
 }
 ALLOWED["cli"] = set(ALLOWED)  # the composition root
 
@@ -36,8 +37,13 @@ FILES = sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py"))
 PRELUDES = {"bucket", "usage"}  # what goes before other scripts, and is none by itself
 LUA = sorted((ROOT / "store").glob("*.lua"))
 SCRIPTS = [path for path in LUA if path.stem not in PRELUDES]
-KEYS = [made for _, made in inspect.getmembers(keys, inspect.isfunction) if made.__module__ == keys.__name__]
-NO_KEY = {"upstream_tag", "reference", "batch_of", "_gate", "_answers"}
+KEYS = [
+    made
+    for module in (keys, service_keys)
+    for _, made in inspect.getmembers(module, inspect.isfunction)
+    if made.__module__ == module.__name__
+]
+NO_KEY = {"upstream_tag", "reference", "batch_of", "in_index", "_gate", "_answers"}
 TYPES = ("String", "Hash", "Set", "Sorted set", "Stream", "Bitmap", "Channel")
 LIVES = re.compile(r"Permanent|Retention|Expires|Gone when empty|Kept as long|A day|Staging time|About a day")
 
@@ -144,3 +150,15 @@ def test_keys_are_all_of_ours_and_those_of_a_batch_share_a_tag() -> None:
     assert keys.batch_of(shard) == batch_id
     for fleet_wide in (keys.lanes, keys.wake, keys.workers, keys.pulse, keys.maintenance):
         assert fleet_wide("one") != fleet_wide("two")
+
+
+def test_no_two_functions_make_the_same_key() -> None:
+    """Each is called with as many different words as it wants."""
+    words = ("batch_1.0.3", "two", 3, 4)
+    made: dict[str, str] = {}
+    for make in KEYS:
+        if make.__name__ not in NO_KEY:
+            name = make(*words[: len(inspect.signature(make).parameters)])
+            assert name not in made, f"{make.__name__} and {made.get(name)}"
+            assert name.startswith(("bm:", "arq:")), make.__name__
+            made[name] = make.__name__

@@ -198,7 +198,7 @@ async def fail_all(redis: Redis, batch: Batch, model: str) -> None:
 
 async def test_a_retry_keeps_the_conditions(producer: Producer, redis: Redis) -> None:
     batch = await producer.submit(
-        lines(2, models=(MODEL,)), max_cost=1, priority=Priority.LOW, project="web", tags=TAGS
+        lines(2, models=(MODEL,)), max_cost=1, priority=Priority.LOW, project="web", tags=TAGS, key="0123456789ab"
     )
     (work, _) = await work_of(redis, batch)
     await redis.execute_command("HSET", keys.batch_budget("simulator", batch.id), "spent", 5)
@@ -207,6 +207,7 @@ async def test_a_retry_keeps_the_conditions(producer: Producer, redis: Redis) ->
     status = await again.status()
     assert (status.project, status.priority, status.max_cost) == ("web", Priority.LOW, 10**9)
     assert status.tags == (await batch.status()).tags != ()
+    assert status.key == "0123456789ab"  # whose budget pays for the retry, too
     assert await budget_of(redis, again) == {b"limit": b"1000000000"}
     for retried in await work_of(redis, again):
         assert retried.terms == work.terms

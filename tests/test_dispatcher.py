@@ -163,7 +163,7 @@ async def test_cancelling_records_what_was_not_sent_and_keeps_what_is_in_the_air
     desk = Desk(concurrency=2)
     shard = desk.shard("m", ["a", "b", "c", "d"])
     await settle()
-    desk.dispatcher.cancel("batch_1")
+    desk.dispatcher.stop("batch_1", LineState.CANCELLED)
     assert sorted(result.custom_id for result in desk.ledger.results) == ["c", "d"]
     assert {result.error_code for result in desk.ledger.results} == {"batch_cancelled"}
     assert not shard.ended.done()
@@ -182,8 +182,8 @@ async def test_cancelling_hangs_up_streamed_calls_once_and_keeps_the_others() ->
     for run in (streamed, *other.open_lines.values()):
         run.streamed = True
     streamed.generation, streamed.told = "gen-7", Told(Usage(3, 5), 40)
-    desk.dispatcher.cancel("batch_1")
-    desk.dispatcher.cancel("batch_1")  # as every heartbeat does until the end
+    desk.dispatcher.stop("batch_1", LineState.CANCELLED)
+    desk.dispatcher.stop("batch_1", LineState.CANCELLED)  # as every heartbeat does until the end
     await settle()
     assert [settlement.cost for settlement in desk.ledger.settled] == [40]
     (result,) = desk.ledger.results
@@ -203,7 +203,7 @@ async def test_cancelling_does_not_wait_for_lines_that_wait_to_be_tried_again() 
     desk = Desk(script=lambda _: failure(Retry.LATER, retry_after=3600.0))
     shard = desk.shard("m", ["a"])
     await settle()
-    desk.dispatcher.cancel("batch_1")
+    desk.dispatcher.stop("batch_1", LineState.CANCELLED)
     assert await shard.ended is Ending.DONE
     assert desk.ledger.results[0].state is LineState.CANCELLED
     assert desk.ledger.in_air == 0
@@ -214,7 +214,7 @@ async def test_another_batch_is_not_touched_by_a_cancel() -> None:
     desk.shard("m", ["a", "b"])
     other = desk.shard("m", ["x"], batch="batch_2", number=1)
     await settle()
-    desk.dispatcher.cancel("batch_1")
+    desk.dispatcher.stop("batch_1", LineState.CANCELLED)
     desk.upstream.answer()
     await settle()
     desk.upstream.answer(match=b"x")

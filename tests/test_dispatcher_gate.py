@@ -145,7 +145,7 @@ async def test_a_shard_that_ends_while_its_lines_are_at_the_gate_sends_nothing(h
     shard = desk.shard("m", ["a", "b"])
     await settle()
     if how == "cancel":
-        desk.dispatcher.cancel("batch_1")
+        desk.dispatcher.stop("batch_1", LineState.CANCELLED)
     elif how == "lose":
         desk.dispatcher.lose(shard)
     else:

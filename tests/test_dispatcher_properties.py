@@ -14,7 +14,7 @@ from batchmill.openrouter.outcomes import Billed, Outcome, Retry
 from batchmill.store.answers import Kept
 from batchmill.store.gate import Reply, Why
 from batchmill.store.lanes import Ending
-from batchmill.store.model import Road, Route, Terms
+from batchmill.store.model import LineState, Road, Route, Terms
 from batchmill.workers import answers, dispatcher, flights, places, valves
 from batchmill.workers.gatekeeper import Question
 from batchmill.workers.line import ShardRun
@@ -155,7 +155,7 @@ class Play:
             case "add":
                 self.add()
             case "cancel":
-                desk.dispatcher.cancel(f"batch_{self.random.randrange(3)}")
+                desk.dispatcher.stop(f"batch_{self.random.randrange(3)}", LineState.CANCELLED)
             case "lose" if desk.dispatcher.shards():
                 desk.dispatcher.lose(self.random.choice(sorted(desk.dispatcher.shards(), key=self.shards.index)))
             case "away":

@@ -31,7 +31,7 @@ from batchmill.store.settlement import Outcome, Settlement, Settling, settle
 
 from .conftest import check_leaks
 from .gate_helpers import CLOCK, HOUR, LEASE_MS, Clock, Held, Worker, all_suspects, control_time
-from .gate_model import MODELS, Model, check_books, policy_of
+from .gate_model import KEY, MODELS, Model, check_books, policy_of
 from .store_helpers import UPSTREAM
 
 T = TypeVar("T")
@@ -73,15 +73,15 @@ class Gate(RuleBasedStateMachine):
     def begin(self) -> None:
         self.do(self.clock.set(self.clock.now))
         self.workers = {name: Worker(self.redis, self.clock, name) for name in OWNERS}
-        self.change(10**6, 2000, 2000, 600, 4)
-        self.admit("one", MODELS[0], False, [(700, 400), (90, 100)], 0, 1, True)
+        self.change(10**6, 2000, 2000, 2000, 600, 4)
+        self.admit("one", MODELS[0], False, False, [(700, 400), (90, 100)], 0, 1, True)
 
     @rule(data=st.data(), what=st.sampled_from(["silence", "death", "copies", "sweep", "time", "policy"]))
     def upset(self, data: st.DataObject, what: str) -> None:
         """Something happens to the fleet."""
         owner = data.draw(st.sampled_from([name for name in OWNERS if self.workers[name].held] or OWNERS))
         if what == "policy":
-            own = data.draw(st.tuples(MONEY, MONEY, MONEY))
+            own = data.draw(st.tuples(MONEY, MONEY, MONEY, MONEY))
             self.change(*own, data.draw(st.sampled_from([600, 6000, 60])), data.draw(st.integers(2, 9)))
         elif what == "death":
             self.die(owner)
@@ -94,10 +94,10 @@ class Gate(RuleBasedStateMachine):
         else:
             self.do(self.clock.forward(data.draw(st.sampled_from([5000, LEASE_MS, HOUR // 2, 12 * HOUR]))))
 
-    def change(self, every: int, large: int, own: int, rate: int, concurrency: int) -> None:
+    def change(self, every: int, large: int, of_key: int, own: int, rate: int, concurrency: int) -> None:
         """Another policy is in force from now on; workers hear of it when they ask."""
         self.version += 1
-        self.policy = LivePolicy(self.version, policy_of(every, large, rate, concurrency), "test")
+        self.policy = LivePolicy(self.version, policy_of(every, large, of_key, rate, concurrency), "test")
         self.do(self.redis.execute_command("HSET", keys.books(UPSTREAM), "version", self.version))
         for bucket in self.model.buckets.values():  # at once: it has been touched under the old rate until now
             bucket.limit = next(limit for limit in self.policy.policy.limits if limit.name == bucket.limit.name)
@@ -112,6 +112,7 @@ class Gate(RuleBasedStateMachine):
         owner=st.sampled_from(OWNERS),
         model=st.sampled_from(MODELS),
         capped=st.booleans(),
+        keyed=st.booleans(),
         lines=LINES,
         passed=PASSED,
         times=st.integers(1, 2),
@@ -122,6 +123,7 @@ class Gate(RuleBasedStateMachine):
         owner: str,
         model: str,
         capped: bool,
+        keyed: bool,
         lines: list[tuple[int, int]],
         passed: int,
         times: int,
@@ -132,7 +134,7 @@ class Gate(RuleBasedStateMachine):
         worker = self.workers[owner]
         if fresh and worker.book.policy.version != self.version:
             worker.book.learn(self.policy)
-        rules = worker.rules(model, capped=BATCH if capped else None)
+        rules = worker.rules(model, capped=BATCH if capped else None, key=KEY if keyed else None)
         ask = worker.ask(lines, rules)
         (reply,) = self.do(worker.send(ask))
         self.calls.append((worker, worker.calls, ask))

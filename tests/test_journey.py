@@ -100,5 +100,5 @@ async def test_a_failure_without_a_body_leaves_an_error_instead_of_a_response(ru
 
 async def test_a_cancelled_line_keeps_its_attempts(run: LineRun) -> None:
     judge(run, failure(Retry.BACKOFF, billed=Billed.YES, cost=40), RETRY)
-    result = journey.cancelled(run)
+    result = journey.unsent(run, LineState.CANCELLED)
     assert (result.state, result.cost, len(result.attempts)) == (LineState.CANCELLED, 40, 1)

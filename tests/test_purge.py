@@ -102,7 +102,7 @@ async def test_a_batch_that_is_not_over_stays_whole(redis: Redis) -> None:
     before = sorted(await redis.keys("*"))
     assert not await purge.remove(redis, batch_id)
     assert sorted(await redis.keys("*")) == before
-    assert await batches.mark_cancelling(redis, batch_id) is BatchState.CANCELLING
+    assert await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING) is BatchState.CANCELLING
     assert not await purge.remove(redis, batch_id)
     assert [batch.ended for batch in await purge.find(redis, Whose(batch=batch_id))] == [False]
 

@@ -120,7 +120,7 @@ async def test_the_last_result_completes_the_batch(redis: Redis) -> None:
 async def test_a_cancelled_batch_ends_as_cancelled(redis: Redis) -> None:
     batch_id = await batch_of(redis, 2)
     await put(redis, batch_id, result(0))
-    assert await batches.mark_cancelling(redis, batch_id) is BatchState.CANCELLING
+    assert await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING) is BatchState.CANCELLING
     await put(redis, batch_id, result(1, LineState.CANCELLED))
     status = await batches.status(redis, batch_id)
     assert (status.state, status.succeeded, status.cancelled) == (BatchState.CANCELLED, 1, 1)

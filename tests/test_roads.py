@@ -210,7 +210,7 @@ async def test_a_cancelled_batch_leaves_no_line_behind_on_any_road() -> None:
     town.gate.script = shut(*ROADS[1:])
     shard = town.routed(3, route())
     await settle()
-    town.dispatcher.cancel("batch_1")
+    town.dispatcher.stop("batch_1", LineState.CANCELLED)
     assert await asyncio.wait_for(shard.ended, 5) is Ending.DONE
     await settle()
     town.check_books()

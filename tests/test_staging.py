@@ -46,7 +46,7 @@ async def test_what_is_staged_is_invisible_and_goes_by_itself(redis: Redis) -> N
     await handover._flush()
 
     found = await names(redis)
-    assert len(found) == 3
+    assert len(found) == 4
     for name in found:
         assert 0 < await redis.ttl(name) <= 3600
     assert not await batches.exists(redis, handover.batch_id)
@@ -189,7 +189,7 @@ async def test_a_repeated_release_does_not_revive_a_batch(redis: Redis) -> None:
 async def test_a_repeated_release_does_not_undo_a_cancellation(redis: Redis) -> None:
     handover = await staged(redis, 1)
     batch_id = await handover.release(facts(1))
-    await batches.mark_cancelling(redis, batch_id)
+    await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING)
     assert await handover._let_go(facts(1), 0) == ""
     assert (await batches.status(redis, batch_id)).state is BatchState.CANCELLING
     assert await batches.by_content(redis, "content") is None

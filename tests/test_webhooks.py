@@ -23,7 +23,8 @@ from batchmill.config.settings import Settings, load
 from batchmill.spend.alerts import Alert, Due
 from batchmill.store import alerts, deliveries, keys, policy
 from batchmill.store.clock import now_ms
-from batchmill.workers.webhooks import Webhooks, signed
+from batchmill.webhooks.message import signed
+from batchmill.workers.webhooks import Webhooks
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 ENVIRON = {"HOOK_SECRET": f"whsec_{KEY}"}
@@ -169,7 +170,7 @@ async def test_a_webhook_that_left_the_config_is_not_told(post: Post) -> None:
 
 async def test_a_delivery_whose_worker_died_is_made_by_the_next(post: Post) -> None:
     await post.raise_alert(HOOK)
-    assert len(await deliveries.take(post.redis, post.name, 60.0)) == 1  # and never comes back
+    assert len(await deliveries.of_alerts(post.redis, post.name).take(60.0)) == 1  # and never comes back
     await post.webhooks.deliver()
     assert post.got == []
     await post.again()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Outcome
 from batchmill.store.gate import Reply, Why
-from batchmill.store.model import Result
+from batchmill.store.model import LineState, Result
 from batchmill.store.rules import Rules
 from batchmill.store.settlement import Settlement
 from batchmill.workers import journey
@@ -108,8 +108,8 @@ class Dispatcher:
         self._bytes += size
         shard.ended.add_done_callback(lambda _: self._let_go(shard, size))
         self._lanes.open(shard.claim.model).add(shard)
-        if shard.cancelled:
-            self.cancel(shard.claim.batch_id)
+        if shard.unsent is not None:
+            self.stop(shard.claim.batch_id, shard.unsent)
         elif self.draining:
             self._stop(shard)
         else:
@@ -132,7 +132,7 @@ class Dispatcher:
         groups: dict[tuple[str, int], tuple[Rules, list[LineRun]]] = {}
         for lane, run in self._take():
             terms, batch_id = run.shard.terms, run.shard.claim.batch_id
-            rules = self._gatekeeper.rules(run.model, terms.project, batch_id if terms.capped else None)
+            rules = self._gatekeeper.rules(run.model, terms.project, batch_id if terms.capped else None, terms.key)
             groups.setdefault((lane.model, rules.number), (rules, []))[1].append(run)
         if self._lanes.ready < self.concurrency // 8 + 1:
             self.on_hungry()
@@ -164,17 +164,18 @@ class Dispatcher:
         if self._lanes.ready:
             self.pump()  # for the lanes that had to leave their places to the refused
 
-    def cancel(self, batch_id: str) -> None:
-        """Record the lines of a batch that are not in the air as cancelled, and hang up streamed calls.
+    def stop(self, batch_id: str, unsent: LineState) -> None:
+        """Record the lines of a batch that are not in the air as cancelled or expired.
 
-        The others come back as they come.
+        The others come back as they come; but streamed calls of a cancelled batch are hung up.
         """
         for shard in [shard for shard in self._shards if shard.claim.batch_id == batch_id]:
-            shard.cancelled = True
+            shard.unsent = unsent
             for run in self._lanes[shard.claim.model].withdraw(shard):
-                self._recorder.put(shard, journey.cancelled(run), was_sent=False)
+                self._recorder.put(shard, journey.unsent(run, unsent), was_sent=False)
             shard.end_if_over()
-        self._flights.hang_up(batch_id)
+        if unsent is LineState.CANCELLED:
+            self._flights.hang_up(batch_id)
 
     def lose(self, shard: ShardRun) -> None:
         """Begin nothing more of a shard that is another worker's now; what is in the air is recorded as it comes."""
@@ -203,7 +204,7 @@ class Dispatcher:
         """Take a line off the way to the gate: with its result, or to wait for another line's answer."""
         lane, shard = self._lanes[question.lane], run.shard
         lane.answered(question.rules.model, 1)
-        if shard.cancelled or shard.stopping:  # while it was looked up
+        if shard.unsent or shard.stopping:  # while it was looked up
             self._unask(run, lane)
             return
         self.free += 1
@@ -222,8 +223,8 @@ class Dispatcher:
     def wait(self, run: LineRun, lane: Lane, delay: float = 0.0, *, sent: bool = True) -> None:
         """Have a line sent again after a delay; with none, as soon as its lane may."""
         shard = run.shard
-        if shard.cancelled:
-            self._recorder.put(shard, journey.cancelled(run), was_sent=False)
+        if shard.unsent is not None:
+            self._recorder.put(shard, journey.unsent(run, shard.unsent), was_sent=False)
         elif shard.stopping:
             shard.end_if_over()
         elif delay:
@@ -266,7 +267,7 @@ class Dispatcher:
         self.wait(run, lane, sent=False)
 
     def _start(self, run: LineRun, hold: Hold, lane: Lane) -> None:
-        if run.shard.cancelled or run.shard.stopping:  # while it was at the gate
+        if run.shard.unsent or run.shard.stopping:  # while it was at the gate
             self._recorder.settle(hold.rules, Settlement(hold.id, run.bound, 0, 0))
             self._unask(run, lane)
             return

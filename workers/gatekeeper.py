@@ -96,9 +96,9 @@ class Gatekeeper:
         holds = tuple(Hold(self._hold_id(run), rules) for run in runs)
         return Question(rules, tuple(runs), holds, runs[0].shard.claim.model)
 
-    def rules(self, model: str, project: str, capped: str | None) -> Rules:
+    def rules(self, model: str, project: str, capped: str | None, key: str | None = None) -> Rules:
         """Return the rules for such lines, as far as we know them."""
-        return self.rulebook.rules(model, project, capped, self.now())
+        return self.rulebook.rules(model, project, capped, self.now(), key)
 
     def now(self) -> int:
         """Return the clock of Redis (ms), as far as we know it."""

@@ -1,5 +1,5 @@
-"""A process's sign of life: leases of shards and holds renewed, silent workers' shards taken back, cancelled batches
-noticed, and whether the books are still those that we know.
+"""A process's sign of life: leases of shards and holds renewed, silent workers' shards taken back, batches that were
+cancelled or expired noticed, and whether the books are still those that we know.
 
 A beat is a round trip for the leases of all lanes, and one or two for each of its other duties.
 """
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings
 from batchmill.store import batches, epoch, keys, lanes, suspects
 from batchmill.store.connection import outlive
+from batchmill.store.model import LineState
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.epoch_file import EpochFile
 from batchmill.workers.gatekeeper import Gatekeeper
@@ -69,9 +70,9 @@ class Heartbeat:
             if renewal.recovered:
                 log.warning("shards.recovered", model=model, shards=len(renewal.recovered))
         shards = self._dispatcher.shards()
-        here = sorted({shard.claim.batch_id for shard in shards if not shard.cancelled})
-        for batch_id in await batches.cancelling_among(self._redis, here):
-            self._dispatcher.cancel(batch_id)
+        here = sorted({shard.claim.batch_id for shard in shards if shard.unsent is not LineState.CANCELLED})
+        for batch_id, state in (await batches.stopped_among(self._redis, here)).items():
+            self._dispatcher.stop(batch_id, state)
         if self._meter is not None:
             await self._meter.tell()
 

@@ -17,10 +17,11 @@ import msgspec
 from batchmill.config.policy import Trouble
 from batchmill.config.settings import RetrySettings
 from batchmill.openrouter.outcomes import Answer, Billed, Failure, Fault, Outcome, Retry, Scope
-from batchmill.openrouter.splices import to_send, with_members
+from batchmill.openrouter.splices import to_send
 from batchmill.store.answers import Kept
-from batchmill.store.model import Attempt, LineState, Result, cancelled_line
+from batchmill.store.model import Attempt, LineState, Result
 from batchmill.store.rules import FREE
+from batchmill.store.unsent import handed_in, unsent_line
 from batchmill.workers.line import LineRun
 from batchmill.workers.roads import Trip, trouble_of
 
@@ -104,9 +105,10 @@ def abandoned(run: LineRun) -> None:
     run.attempts.append(Attempt("abandoned", None, 0, generation_id=run.generation, cost=cost, billed=billed.value))
 
 
-def cancelled(run: LineRun) -> Result:
-    """Return the result of a line whose batch was cancelled before it was sent (again)."""
-    return msgspec.structs.replace(cancelled_line(run.line, run.model), cost=_cost(run), attempts=tuple(run.attempts))
+def unsent(run: LineRun, state: LineState) -> Result:
+    """Return the result of a line whose batch was cancelled, or expired, before it was sent (again)."""
+    result = unsent_line(run.line, run.model, state, run.shard.terms.route)
+    return msgspec.structs.replace(result, cost=_cost(run), attempts=tuple(run.attempts))
 
 
 def from_cache(run: LineRun, kept: Kept) -> Result:
@@ -218,16 +220,10 @@ def _failed(run: LineRun, failure: Failure) -> Result:
         usage=failure.usage,
         cost=_cost(run),
         latency_ms=failure.latency_ms,
-        request=_handed_in(run),
+        request=handed_in(run.line, run.shard.terms.route),
         attempts=tuple(run.attempts),
         routed=None if run.trip is None else run.trip.routed(),
     )
-
-
-def _handed_in(run: LineRun) -> bytes:
-    """Return the body as it came, so that a failed line can be handed in again and is routed anew."""
-    body = run.line.body if run.trip is None else with_members(run.line.body, run.trip.route.members)
-    return with_members(body, b'"stream_to":true') if run.line.live else body
 
 
 def _cost(run: LineRun) -> int | None:

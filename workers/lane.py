@@ -142,7 +142,7 @@ class LaneWorker(Worker):
         shard = ShardRun(
             self.held[reference],
             work.lines,
-            cancelled=work.cancelled,
+            unsent=work.unsent,
             tried=work.tried,
             terms=work.terms,
             weight=self._gatekeeper.rulebook.policy.policy.weight_of(work.terms.project),

@@ -7,7 +7,7 @@ import msgspec
 
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store.lanes import Claim, Ending
-from batchmill.store.model import Attempt, Line, Terms, Tried
+from batchmill.store.model import Attempt, Line, LineState, Terms, Tried
 from batchmill.store.rules import Rules
 from batchmill.workers.roads import Trip
 
@@ -91,7 +91,7 @@ class ShardRun:
     """One execution of a shard. `ended` resolves when nothing of it is in the air and all that came is recorded."""
 
     __slots__ = (
-        "cancelled", "claim", "ended", "in_air", "open_lines", "parked", "stopping", "terms", "unrecorded", "weight",
+        "claim", "ended", "in_air", "open_lines", "parked", "stopping", "terms", "unrecorded", "unsent", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -99,7 +99,7 @@ class ShardRun:
         claim: Claim,
         lines: Iterable[Line],
         *,
-        cancelled: bool = False,
+        unsent: LineState | None = None,
         tried: Mapping[int, Tried] | None = None,
         terms: Terms = _PLAIN,
         weight: float = 1.0,
@@ -108,7 +108,7 @@ class ShardRun:
         self.terms = terms
         self.weight = weight  # of the project
         self.parked: float | None = None  # seconds for which nobody should take the batch's shards up again
-        self.cancelled = cancelled
+        self.unsent = unsent  # what lines become that are not in the air, once nothing is to be sent any more
         self.stopping = False  # drain, or the lease is lost: begin nothing more
         before = tried or {}
         self.open_lines = {line.index: LineRun(line, self, before.get(line.index)) for line in lines}

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
-from batchmill.store import batches, keys, ledger, pauses, suspects
+from batchmill.store import batches, endings, keys, ledger, pauses, suspects
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
@@ -80,6 +80,18 @@ class Maintenance:
             await asyncio.sleep(min(_EVERY, self._settings.account.interval))
             if self._ours:
                 await outlive(self._account.look)
+
+    async def end_late_batches(self) -> None:
+        """End batches whose completion window is over for ever, whenever it is our turn; beside the rest, as above."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if self._ours:
+                await outlive(self._end_late_batches)
+
+    async def _end_late_batches(self) -> None:
+        ended = await endings.sweep(self._redis, retention_days=self._settings.results.retention_days)
+        if ended:
+            log.info("batches.ended", batches=ended)
 
     async def alert(self) -> None:
         """Raise alerts for ever, whenever it is our turn; beside the rest, as `reconcile`."""

@@ -148,6 +148,7 @@ class WorkerProcess:
             "account": self._maintenance.watch_account(),
             "alerts": self._maintenance.alert(),
             "webhooks": self._maintenance.tell(),
+            "late batches": self._maintenance.end_late_batches(),
             "orphanhood": self._notice_orphanhood(),
         }
         if self._settings.archive.kind != "memory":

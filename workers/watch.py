@@ -13,6 +13,7 @@ from batchmill.config.settings import Settings
 from batchmill.store import keys, lanes
 from batchmill.store.connection import OUTAGE, outlive
 from batchmill.store.lanes import Claim
+from batchmill.store.model import LineState
 from batchmill.workers.dispatcher import Dispatcher
 from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.lane import LaneWorker
@@ -92,7 +93,8 @@ class LaneWatch:
 
     def _told(self, word: str) -> None:
         if word.startswith("!"):
-            self._dispatcher.cancel(word[1:])
+            batch_id, _, unsent = word[1:].partition("|")
+            self._dispatcher.stop(batch_id, LineState(unsent) if unsent else LineState.CANCELLED)
         else:
             self._pull(word)
             if word in self._workers:  # not when we drain

@@ -29,3 +29,12 @@ def batch_of(file_id: str) -> tuple[str, bool] | None:
         if file_id.startswith(prefix):
             return _BATCH + file_id.removeprefix(prefix), prefix == _ERRORS
     return None
+
+
+def blob_of(file_id: str) -> str:
+    """Return the name in storage of a file's bytes."""
+    found = batch_of(file_id)
+    if found is None:
+        return f"files/{file_id}"
+    batch_id, errors = found
+    return f"{'errors' if errors else 'output'}/{batch_id}.jsonl"

@@ -1,0 +1,44 @@
+"""How many lines an API key may have waiting."""
+
+from redis.asyncio import Redis
+
+from batchmill.service import problems
+from batchmill.service.context import Service
+from batchmill.service.identity import Identity
+from batchmill.store import batches, keys
+
+_COUNTS = ("total", "succeeded", "failed", "cancelled", "expired")
+
+
+async def check_queue(service: Service, identity: Identity, lines: int) -> None:
+    """Refuse lines that are more than the key may have waiting, together with those that do. Raises ApiError (429).
+
+    A guard against floods and no promise: what is checked in the same instant may pass together.
+    """
+    most = identity.max_queued_lines
+    if most is None or identity.key_id is None:
+        return
+    waiting = await queued_lines(service.redis, identity.key_id)
+    if waiting + lines > most:
+        raise problems.ApiError(
+            429,
+            f"This API key may have {most:,} lines waiting; {waiting:,} are, and these are {lines:,}. "
+            "Try again when some of them are done.",
+            kind="rate_limit_error",
+            code="too_many_queued_lines",
+            headers={"retry-after": "30"},
+        )
+
+
+async def queued_lines(redis: Redis, key_id: str) -> int:
+    """Return how many lines of live batches that a key handed over have no result yet."""
+    live = await batches.live(redis)
+    async with redis.pipeline(transaction=False) as pipe:
+        for batch_id in live:
+            pipe.execute_command("HMGET", keys.batch(batch_id), "key", *_COUNTS)
+        found = await pipe.execute()
+    waiting = 0
+    for owner, total, *done in found:
+        if owner == key_id.encode() and total is not None:
+            waiting += int(total) - sum(int(count or 0) for count in done)
+    return waiting

@@ -1,0 +1,108 @@
+"""Why lines of a batch failed, grouped: the same code and message are one cause."""
+
+from typing import Literal
+
+import msgspec
+from redis.asyncio import Redis
+
+from batchmill.store import records
+from batchmill.store.intakes import Intake
+from batchmill.store.model import LineState, Result
+
+_MOST_CAUSES = 100
+_EXAMPLES = 5
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """A reason, how many lines have it, and some of them."""
+
+    message: str
+    code: str | None
+    count: int
+    status_code: int | None = None
+    custom_ids: tuple[str, ...] = ()
+    lines: tuple[int, ...] = ()  # of the input file, from 1: of a batch that never ran
+
+
+class Causes(msgspec.Struct, frozen=True):
+    """The causes, the most frequent first; `failed` lines in all. Past a hundred causes the rest is in `other`."""
+
+    data: tuple[Cause, ...]
+    failed: int
+    other: int = 0
+    object: Literal["list"] = "list"
+
+
+class _Detail(msgspec.Struct):
+    message: str | None = None
+    code: str | int | None = None
+    type: str | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Detail | str | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+_Key = tuple[str | None, str, int | None]
+
+
+class _Tally:
+    """Counts causes. Memory does not grow with the lines."""
+
+    def __init__(self) -> None:
+        self._counts: dict[_Key, int] = {}
+        self._examples: dict[_Key, list[str]] = {}
+        self._other = 0
+
+    def add(self, key: _Key, custom_id: str) -> None:
+        if key not in self._counts and len(self._counts) >= _MOST_CAUSES:
+            self._other += 1
+            return
+        self._counts[key] = self._counts.get(key, 0) + 1
+        examples = self._examples.setdefault(key, [])
+        if len(examples) < _EXAMPLES:
+            examples.append(custom_id)
+
+    def causes(self) -> Causes:
+        found = [
+            Cause(key[1], key[0], count, key[2], tuple(self._examples[key])) for key, count in self._counts.items()
+        ]
+        found.sort(key=lambda cause: -cause.count)
+        return Causes(tuple(found), sum(self._counts.values()) + self._other, self._other)
+
+
+async def causes_of_batch(redis: Redis, batch_id: str) -> Causes:
+    """Return the causes of the lines that failed until now."""
+    tally = _Tally()
+    async for entry in records.follow(redis, batch_id, wait=False):
+        if entry.result is not None and entry.result.state is LineState.FAILED:
+            tally.add(_cause_of(entry.result), entry.result.custom_id)
+    return tally.causes()
+
+
+def causes_of_intake(intake: Intake) -> Causes:
+    """Return the causes for which a batch never ran; those that its `errors` tell."""
+    lines: dict[_Key, list[int]] = {}
+    for fault in intake.faults:
+        lines.setdefault((fault.code, fault.message, None), []).extend([fault.line] if fault.line else [])
+    causes = [
+        Cause(message, code, max(1, len(found)), lines=tuple(found[:_EXAMPLES]))
+        for (code, message, _), found in lines.items()
+    ]
+    causes.sort(key=lambda cause: -cause.count)
+    return Causes(tuple(causes), sum(cause.count for cause in causes))
+
+
+def _cause_of(result: Result) -> _Key:
+    if result.response is None:
+        return result.error_code, result.error_message or "", None
+    try:
+        error = _decode(result.response).error
+    except _UNREADABLE:
+        return None, f"The upstream answered {result.status_code} with something unreadable.", result.status_code
+    if isinstance(error, _Detail):
+        code = error.code if error.code is not None else error.type
+        return None if code is None else str(code), error.message or "", result.status_code
+    return None, error or f"The upstream answered {result.status_code}.", result.status_code
