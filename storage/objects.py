@@ -20,6 +20,7 @@ FOLDERS = ("files", "output", "errors")
 """What names begin with."""
 
 _PART = 1 << 20
+_PARTS_IN_THE_AIR = 4  # of 5 MiB each: what a fast client and a slow S3 may cost in memory
 _PRIVATE = 0o600
 _HALF_WRITTEN = re.compile(r"#\d+$")  # as obstore calls a local file until it is whole
 _LEFT_OVER_SECONDS = 86_400
@@ -53,7 +54,7 @@ class ObjectBlobs:
                 yield part
 
         try:
-            await obstore.put_async(self._store, name, counted())
+            await obstore.put_async(self._store, name, counted(), max_concurrency=_PARTS_IN_THE_AIR)
             if self._folder is not None:
                 os.chmod(self._folder / name, _PRIVATE)
         except (BaseError, OSError) as error:

@@ -42,3 +42,8 @@ async def mark_written(redis: Redis, status: BatchStatus, *, output: bool, error
     event = events.event_of(status, await now_ms(redis) // 1000)
     arguments: list[Argument] = [status.id, int(output), int(errors), events.message(event)]
     return bool(await _files_written(redis, [*names, service_keys.event_deliveries()], arguments))
+
+
+async def written(redis: Redis, batch_id: str) -> bool:
+    """Whether a batch's files are in storage, or were."""
+    return bool(await redis.execute_command("HEXISTS", keys.batch(batch_id), "files_at"))

@@ -15,6 +15,8 @@ from redis.asyncio import Redis
 from batchmill.config.policy import Budget, Policy
 from batchmill.config.settings import Settings
 from batchmill.config.windows import WindowKind
+from batchmill.producer import Producer
+from batchmill.producer.errors import PricesUnknownError
 from batchmill.service.access import gate
 from batchmill.service.compat.files import open_input, sweep
 from batchmill.service.identity import EVERY_SCOPE, Identity
@@ -466,6 +468,19 @@ async def test_an_estimate_tells_what_a_file_would_cost(real_redis: Redis, setti
         for wrong in ({"max_cost_usd": "-1"}, {"max_cost_usd": "much"}, {"strategy": "luck"}):
             assert (await client.get(path, params=wrong)).status_code == 400
         assert (await client.get("/v1/files/file-none/estimate")).status_code == 404
+
+
+async def test_an_estimate_waits_for_prices(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: object, **__: object) -> None:
+        raise PricesUnknownError("what models cost can't be read")
+
+    monkeypatch.setattr(Producer, "estimate", unknown)
+    async with in_process(redis, settings, tasks=False) as client:
+        made = await uploaded(client)
+        answer = await client.get(f"/v1/files/{made['id']}/estimate")
+    assert error_of(answer)[0] == 503
+    assert "what models cost can't be read" in error_of(answer)[3]
+    assert answer.headers["retry-after"] == "1"
 
 
 async def test_a_purge_removes_a_project_s_files_and_their_bytes(redis: Redis, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings
 from batchmill.producer.render import openai_line
 from batchmill.service.compat import contents
-from batchmill.service.compat.files import file_for
+from batchmill.service.compat.files import file_for, sweep
 from batchmill.service.compat.growing import CutError, Growing
 from batchmill.service.compat.ids import error_file_id, output_file_id
 from batchmill.service.compat.outputs import write_outputs
@@ -120,6 +120,20 @@ async def test_a_reader_goes_on_where_it_stopped(redis: Redis, client: httpx.Asy
     assert errors.content == batch.errors[-1]
 
 
+async def test_a_batch_that_is_validating_has_files_without_lines(client: httpx.AsyncClient) -> None:
+    asked = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    made = (await client.post("/v1/batches", json=asked)).json()
+    assert made["status"] == "validating"
+    path = f"/v1/files/{made['x_output_file_id']}"
+    assert (await client.get(path)).status_code == 404
+    content = await client.get(f"{path}/content")
+    assert (content.content, shown(content)) == (b"", (200, "true", "0"))
+    beyond = await client.get(f"{path}/content", headers={"range": "bytes=0-"})
+    assert shown(beyond) == (416, "true", "0")
+    await client.post(f"/v1/batches/{made['id']}/cancel")
+    assert (await client.get(f"{path}/content")).status_code == 404
+
+
 async def test_a_reader_may_wait_for_more(
     redis: Redis, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +240,28 @@ async def test_who_dies_while_writing_is_followed_by_another(
     found = await files.page(redis, None, limit=9)
     assert found is not None
     assert len(found[0]) == 2
+
+
+async def test_who_is_too_slow_brings_no_deleted_file_back(
+    redis: Redis, client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await running(redis, 1)
+    await batch.finish(answered(0))
+    put_blob, slow = service.blobs.put, [True]
+
+    async def overtaken(name: str, parts: AsyncIterator[bytes]) -> int:
+        if slow:
+            slow.clear()
+            await redis.delete(service_keys.finalizing(batch.id))  # its lease is over
+            await write_outputs(service)
+            await client.delete(batch.path())
+        return await put_blob(name, parts)
+
+    monkeypatch.setattr(service.blobs, "put", overtaken)
+    await write_outputs(service)
+    assert (await client.get(batch.path())).status_code == 404
+    await sweep(redis, service.blobs)
+    assert await service.blobs.names("output") == []
 
 
 async def test_storage_that_fails_for_one_batch_keeps_nobody_else_waiting(

@@ -38,6 +38,7 @@ def s3_settings(settings: Settings, s3: str, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    client_of(s3).create_bucket(Bucket=BUCKET)
     storage = StorageSettings(kind="s3", bucket=BUCKET, prefix="some/where", endpoint=s3, region="us-east-1")
     return msgspec.structs.replace(settings, storage=storage)
 
@@ -50,7 +51,6 @@ def client_of(url: str) -> Any:
 def blobs(request: pytest.FixtureRequest, settings: Settings) -> ObjectBlobs:
     if request.param == "s3":
         settings = request.getfixturevalue("s3_settings")
-        client_of(settings.storage.endpoint).create_bucket(Bucket=BUCKET)
     return open_blobs(settings)
 
 
@@ -125,7 +125,6 @@ async def test_what_breaks_off_leaves_nothing(blobs: ObjectBlobs, size: int) -> 
 
 async def test_parts_of_what_broke_off_are_not_kept(s3_settings: Settings) -> None:
     client = client_of(s3_settings.storage.endpoint)
-    client.create_bucket(Bucket=BUCKET)
     blobs = open_blobs(s3_settings)
     with pytest.raises(BrokenOffError):
         await blobs.put("files/broken", parts(*[b"x" * (1 << 20)] * 20, then=BrokenOffError()))

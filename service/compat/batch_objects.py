@@ -182,6 +182,8 @@ def of_intake(intake: Intake) -> BatchObject:
         x_project=asked.project,
         x_priority=asked.priority,
         x_tags=tags_of(asked.tags),
+        x_output_file_id=None if intake.state.terminal else output_file_id(intake.id),
+        x_error_file_id=None if intake.state.terminal else error_file_id(intake.id),
     )
 
 

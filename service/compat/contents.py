@@ -1,7 +1,7 @@
 """The bytes of a file as an answer: from storage, or from the results of a batch that runs."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Annotated
 from urllib.parse import quote
 
@@ -78,7 +78,7 @@ async def _growing_range(
         end = await file.measure(output.lines)
     span = range_of(ranged, end.bytes)
     if not span:
-        raise _unsatisfiable(end.bytes)
+        raise _unsatisfiable(end.bytes, _headers(output))
     whole = "*" if _incomplete(output) else str(end.bytes)
     headers = _headers(output) | {
         "content-range": f"bytes {span.start}-{span.stop - 1}/{whole}",
@@ -148,10 +148,7 @@ async def _cut(parts: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
             left -= len(part)
 
 
-def _unsatisfiable(size: int) -> problems.ApiError:
-    return problems.ApiError(
-        416,
-        "The range begins after the end of the file.",
-        code="invalid_range",
-        headers={"content-range": f"bytes */{size}"},
-    )
+def _unsatisfiable(size: int, headers: Mapping[str, str] | None = None) -> problems.ApiError:
+    told = {**(headers or {}), "content-range": f"bytes */{size}"}
+    told.pop("content-disposition", None)
+    return problems.ApiError(416, "The range begins after the end of the file.", code="invalid_range", headers=told)

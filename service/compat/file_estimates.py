@@ -6,6 +6,7 @@ import msgspec
 
 from batchmill.config.strategy import Strategy
 from batchmill.openrouter.money import to_usd
+from batchmill.producer.errors import PricesUnknownError
 from batchmill.producer.estimate import BudgetEstimate, Estimate, ModelEstimate
 from batchmill.producer.intake import describe
 from batchmill.service import problems
@@ -94,6 +95,8 @@ async def estimate_file(call: Call[Conditions, None]) -> FileEstimate:
             )
     except MissingBlobError as error:
         raise no_such(file_id) from error
+    except PricesUnknownError as error:
+        raise problems.unavailable(f"An estimate can't be made now: {error}.") from error
     return _shown(file_id, found, own=None if call.identity.project is None else record.project)
 
 

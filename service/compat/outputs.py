@@ -16,12 +16,12 @@ from batchmill.config.errors import BatchmillError
 from batchmill.service.compat.growing import Growing, lines_of
 from batchmill.service.compat.ids import batch_of, blob_of, error_file_id, output_file_id
 from batchmill.service.context import Service
-from batchmill.store import batches, files, outputs
+from batchmill.store import batches, files, intakes, outputs
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import OUTAGE
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.files import FileRecord
-from batchmill.store.model import BatchStatus
+from batchmill.store.model import BatchState, BatchStatus
 
 log = structlog.get_logger()
 
@@ -64,7 +64,7 @@ async def output_of(service: Service, file_id: str, *, empty: bool = False) -> O
         return None
     batch_id, errors = named
     try:
-        status = await batches.status(service.redis, batch_id)
+        status = await _status(service, batch_id)
     except UnknownBatchError:
         return None
     if status.files_at is not None:
@@ -75,7 +75,31 @@ async def output_of(service: Service, file_id: str, *, empty: bool = False) -> O
 
 async def looked_at(service: Service, output: Output) -> Output:
     """Return a file as it is now. Raises UnknownBatchError."""
-    return Output(output.id, await batches.status(service.redis, output.status.id), output.errors)
+    return Output(output.id, await _status(service, output.status.id), output.errors)
+
+
+async def _status(service: Service, batch_id: str) -> BatchStatus:
+    """Return a batch, also one that is still validating: it has no lines yet. Raises UnknownBatchError."""
+    try:
+        return await batches.status(service.redis, batch_id)
+    except UnknownBatchError:
+        intake = await intakes.find(service.redis, batch_id)
+        if intake is None:  # it may have become a batch between the two looks
+            return await batches.status(service.redis, batch_id)
+        if intake.state.terminal:
+            raise
+        return BatchStatus(
+            id=batch_id,
+            state=BatchState.VALIDATING,
+            total=0,
+            running=0,
+            succeeded=0,
+            failed=0,
+            cancelled=0,
+            expired=0,
+            created_at=intake.asked.handed.created_at,
+            project=intake.asked.project,
+        )
 
 
 async def record_of(service: Service, output: Output) -> FileRecord:
@@ -141,6 +165,9 @@ async def _write_file(service: Service, status: BatchStatus, *, errors: bool) ->
         purpose=files.OUTPUT,
         blob=blob,
     )
+    if await outputs.written(service.redis, status.id) and await files.get(service.redis, file_id) is None:
+        await files.doom(service.redis, record)  # we were so slow that another wrote it, and its reader deleted it
+        return
     await files.put(service.redis, record)
 
 
