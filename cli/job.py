@@ -92,7 +92,7 @@ async def run_job(source: Source, options: RunOptions, settings: Settings) -> in
         else:
             print_summary(summary, status)
         _say_how_to_go_on(ended, status, options, settings)
-        if summary.status == "completed" and collector.tally.sendable:
+        if summary.status in ("completed", "expired") and collector.tally.sendable:
             _say_how_to_try_again(summary, collector.tally.sendable, options, settings)
         return code
 
@@ -168,7 +168,7 @@ def _say_how_to_go_on(ended: Ended, status: BatchStatus, options: RunOptions, se
 def _say_how_to_try_again(summary: Summary, sendable: int, options: RunOptions, settings: Settings) -> None:
     """Name the commands with the options without which they would go elsewhere, or be refused."""
     simulate = " --simulate" if settings.simulate else ""
-    skip = " --skip-invalid" if sendable < summary.failed else ""
+    skip = " --skip-invalid" if sendable < summary.failed + summary.expired else ""
     _say(
         "to try them again\n"
         f"  batchmill run {shlex.quote(str(summary.errors_file))}{skip}{simulate}{options.hints}\n"

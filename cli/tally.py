@@ -22,7 +22,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sendable = 0  # failed lines that can be sent again: those that were requests at all
+        self.sendable = 0  # failed and expired lines that can be sent again: those that were requests at all
         self._latencies = array("I")
         self._codes: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -34,7 +34,7 @@ class Tally:
             return  # no call was made, so it took no time
         if result.succeeded:
             self._latencies.append(max(0, result.latency_ms))
-        elif result.state is LineState.FAILED:
+        elif result.state in (LineState.FAILED, LineState.EXPIRED):
             code = result.error_code or "unknown"
             self._codes[code] += 1
             self.sendable += result.request is not None

@@ -18,8 +18,9 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from batchmill.config.strategy import Strategy
-from batchmill.store import keys, service_keys
+from batchmill.store import events, keys, service_keys
 from batchmill.store.clock import now_ms
+from batchmill.store.events import Ended, Event
 from batchmill.store.handed import Handed
 from batchmill.store.model import Priority
 from batchmill.store.scripts import Argument, Script
@@ -52,6 +53,13 @@ class IntakeState(StrEnum):
     def terminal(self) -> bool:
         """Whether nothing can happen to it any more."""
         return self in (IntakeState.FAILED, IntakeState.CANCELLED, IntakeState.EXPIRED)
+
+
+_ENDED: dict[IntakeState | None, Ended] = {
+    IntakeState.FAILED: "failed",
+    IntakeState.CANCELLED: "cancelled",
+    IntakeState.EXPIRED: "expired",
+}
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -186,6 +194,7 @@ class Holder:
         self._redis = redis
         self._upstream = upstream
         self._id = intake.id
+        self._intake = intake
         self._run = run
         self._retention = _retention(intake.asked, retention_days)
         self._state = intake.state  # as far as we know
@@ -230,9 +239,9 @@ class Holder:
     ) -> IntakeState | None:
         if before.terminal:
             return before
-        names = [service_keys.intakes(self._upstream), service_keys.intake(self._id)]
-        arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, *fields]
-        state = (await _move(self._redis, names, arguments)).decode()
+        event = await _event(self._redis, self._intake, after)
+        arguments = [self._id, self._run, before.value, after.value if after else "", delay, self._retention, event]
+        state = (await _move(self._redis, _names(self._upstream, self._id), [*arguments, *fields])).decode()
         if not state or state == _LOST:
             return None
         self._state = IntakeState(state)
@@ -241,7 +250,6 @@ class Holder:
 
 async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days: int) -> IntakeState | None:
     """Cancel what nobody lets go of yet, or ask whoever does. Returns the state it is in now; None: it is a batch."""
-    names = [service_keys.intakes(upstream), service_keys.intake(intake.id)]
     ways = (
         (IntakeState.VALIDATING, IntakeState.CANCELLED, "", ("cancelling_at", "@", "cancelled_at", "@")),
         (IntakeState.RELEASING, IntakeState.CANCELLING, "-", ("cancelling_at", "@")),
@@ -249,11 +257,24 @@ async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days:
     state = ""
     for before, after, delay, fields in ways:
         end = _retention(intake.asked, retention_days)
-        arguments = [intake.id, "", before.value, after.value, delay, end, *fields]
-        state = (await _move(redis, names, arguments)).decode()
+        event = await _event(redis, intake, after)
+        arguments = [intake.id, "", before.value, after.value, delay, end, event, *fields]
+        state = (await _move(redis, _names(upstream, intake.id), arguments)).decode()
         if state == after.value:
             break
     return IntakeState(state) if state else None
+
+
+def _names(upstream: str, batch_id: str) -> list[str]:
+    return [service_keys.intakes(upstream), service_keys.intake(batch_id), service_keys.event_deliveries()]
+
+
+async def _event(redis: Redis, intake: Intake, after: IntakeState | None) -> bytes:
+    """Return whom to tell that the intake ended so, as it is queued; nothing when it does not end, or nobody asked."""
+    url = intake.asked.handed.webhook_url
+    if after not in _ENDED or url is None:
+        return b""
+    return events.message(Event(intake.id, _ENDED[after], await now_ms(redis) // 1000, url))
 
 
 async def note_estimate(redis: Redis, batch_id: str, cost: int) -> None:

@@ -22,10 +22,9 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from batchmill.store import batches, keys, lanes
+from batchmill.store import batches, endings, keys, lanes, service_keys
 from batchmill.store.connection import connect
 from batchmill.store.embedded import EmbeddedServer
-from batchmill.store.endings import cancel
 from batchmill.store.lanes import Claim, Ending
 from batchmill.store.model import BatchState, LineState
 from batchmill.store.records import Recording, record
@@ -71,12 +70,17 @@ class BatchModel:
     shards: dict[str, ShardModel]
     results: dict[int, LineState] = field(default_factory=dict)
     cancelled: bool = False
+    late: bool = False  # somebody saw that its time was over
 
     @property
     def state(self) -> BatchState:
-        if len(self.results) == self.total:
-            return BatchState.CANCELLED if self.cancelled else BatchState.COMPLETED
-        return BatchState.CANCELLING if self.cancelled else BatchState.IN_PROGRESS
+        if len(self.results) < self.total:
+            going_on = BatchState.EXPIRING if self.late else BatchState.IN_PROGRESS
+            return BatchState.CANCELLING if self.cancelled else going_on
+        if self.cancelled:
+            return BatchState.CANCELLED
+        expired = self.late and LineState.EXPIRED in self.results.values()
+        return BatchState.EXPIRED if expired else BatchState.COMPLETED
 
     def first_wins(self, index: int, state: LineState) -> None:
         self.results.setdefault(index, state)
@@ -130,7 +134,7 @@ class Books(RuleBasedStateMachine):
     async def _enqueue(self, sizes: list[int], refused: int, *, survives: bool) -> None:
         handover = await staged(self.redis, *sizes)
         good = sum(sizes)
-        told = facts(good + refused, content=handover.batch_id)
+        told = facts(good + refused, content=handover.batch_id, expires_at=1)  # as soon as somebody looks
         bad = [result(index, LineState.FAILED) for index in range(good, good + refused)]
         if survives:
             await handover.release(told, bad)
@@ -245,25 +249,28 @@ class Books(RuleBasedStateMachine):
                 claims.remove(held)
 
     @precondition(lambda self: self.batches)
-    @rule(data=st.data(), only_marked=st.booleans())
-    def cancel(self, data: st.DataObject, only_marked: bool) -> None:
-        """Cancel a batch; a canceller that dies early has only marked it."""
+    @rule(data=st.data(), wanted=st.sampled_from((BatchState.CANCELLING, BatchState.EXPIRING)), dies=st.booleans())
+    def stop(self, data: st.DataObject, wanted: BatchState, dies: bool) -> None:
+        """Cancel a batch, or see that its time is over; who dies early has only marked it."""
         batch_id = data.draw(st.sampled_from(sorted(self.batches)))
         model = self.batches[batch_id]
         terminal = model.state.terminal
-        if only_marked:
-            self.do(batches.mark_stopping(self.redis, batch_id, BatchState.CANCELLING))
+        if dies:
+            self.do(batches.mark_stopping(self.redis, batch_id, wanted))
         else:
-            self.do(cancel(self.redis, batch_id, retention_days=DAYS))
+            self.do(endings._stop(self.redis, batch_id, wanted, DAYS))
         if terminal:
             return
-        model.cancelled = True
+        model.cancelled = model.cancelled or wanted is BatchState.CANCELLING
+        model.late = model.late or wanted is BatchState.EXPIRING
+        unsent = model.state.unsent
+        assert unsent is not None
         for shard in model.shards.values():
             lapsed = shard.place == "lease" and shard.overdue
-            if not only_marked and (lapsed or shard.place in ("lane", "lost")):
+            if not dies and (lapsed or shard.place in ("lane", "lost")):
                 shard.place, shard.run = "gone", None
                 for index in shard.indexes:
-                    model.first_wins(index, LineState.CANCELLED)
+                    model.first_wins(index, unsent)
 
     @precondition(lambda self: self.batches)
     @rule(data=st.data())
@@ -345,6 +352,7 @@ class Books(RuleBasedStateMachine):
 
     async def _nothing_is_left(self) -> None:
         kept = {keys.batches(), keys.lanes(UPSTREAM), keys.pulse(UPSTREAM)}
+        kept |= {service_keys.index(None), service_keys.index("default")}
         for batch_id in self.batches:
             kept |= {make(batch_id) for make in (keys.batch, keys.done, keys.results, keys.air, keys.content)}
         assert {name.decode() for name in await self.redis.keys("*")} <= kept

@@ -138,18 +138,22 @@ async def test_what_was_staged_is_taken_back_with_its_budget(
     assert await redis.dbsize() == 0
 
 
-async def test_a_batch_whose_budget_is_gone_is_not_let_go(
+async def test_a_batch_has_its_budget_from_its_first_moment(
     producer: Producer, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_go = Staging._let_go
+    """And no moment sooner: who stages beside us, under the same id, must not change it."""
+    let_go, seen = Staging._let_go, []
 
-    async def late(self: Staging, *arguments: Any) -> str:
-        await redis.delete(keys.batch_budget("simulator", self.batch_id))
-        return await let_go(self, *arguments)
+    async def looking(self: Staging, *arguments: Any) -> str:
+        name = keys.batch_budget("simulator", self.batch_id)
+        seen.append(await redis.exists(name))
+        reply = await let_go(self, *arguments)
+        seen.append(await redis.execute_command("HGET", name, "limit"))
+        return reply
 
-    monkeypatch.setattr(Staging, "_let_go", late)
-    with pytest.raises(Exception, match="expired before the batch was complete"):
-        await producer.submit(lines(2), max_cost=1)
+    monkeypatch.setattr(Staging, "_let_go", looking)
+    await producer.submit(lines(2), max_cost=1)
+    assert seen == [0, b"1000000000"]
 
 
 async def test_the_rules_in_force_decide(producer: Producer, redis: Redis) -> None:

@@ -209,6 +209,42 @@ async def test_cancelling_does_not_wait_for_lines_that_wait_to_be_tried_again() 
     assert desk.ledger.in_air == 0
 
 
+async def test_lines_whose_time_is_over_expire_and_nothing_in_the_air_is_hung_up() -> None:
+    """Not even streamed calls, for what is paid is kept; but nothing is sent again."""
+    desk = Desk(concurrency=2)
+    shard = desk.shard("m", ["a", "b", "c"])
+    await settle()
+    for run in shard.open_lines.values():
+        run.streamed = True
+    desk.dispatcher.stop("batch_1", LineState.EXPIRED)
+    desk.dispatcher.stop("batch_1", LineState.EXPIRED)  # as every heartbeat does until the end
+    await settle()
+    (result,) = desk.ledger.results
+    assert (result.custom_id, result.state, result.error_code) == ("c", LineState.EXPIRED, "batch_expired")
+    desk.upstream.answer(match=b"a")
+    desk.upstream.answer(failure(Retry.BACKOFF), match=b"b")
+    assert await shard.ended is Ending.DONE
+    states = {result.custom_id: result.state for result in desk.ledger.results}
+    assert states == {"a": LineState.SUCCEEDED, "b": LineState.EXPIRED, "c": LineState.EXPIRED}
+    late = next(result for result in desk.ledger.results if result.custom_id == "b")
+    assert [attempt.outcome for attempt in late.attempts] == ["some_code"]
+    assert (late.request, result.request) == (b"b", b"c")
+
+
+async def test_a_batch_that_expired_can_be_cancelled_to_hang_up_what_is_in_the_air() -> None:
+    desk = Desk(concurrency=1)
+    shard = desk.shard("m", ["a"])
+    await settle()
+    shard.open_lines[0].streamed = True
+    desk.dispatcher.stop("batch_1", LineState.EXPIRED)
+    await settle()
+    assert not shard.ended.done()
+    desk.dispatcher.stop("batch_1", LineState.CANCELLED)
+    assert await shard.ended is Ending.DONE
+    (result,) = desk.ledger.results
+    assert result.state is LineState.CANCELLED
+
+
 async def test_another_batch_is_not_touched_by_a_cancel() -> None:
     desk = Desk(concurrency=1)
     desk.shard("m", ["a", "b"])

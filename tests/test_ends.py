@@ -15,9 +15,10 @@ from batchmill.producer import Producer
 from batchmill.service.context import Service
 from batchmill.service.ends import Teller
 from batchmill.storage.objects import open_blobs
-from batchmill.store import batches, deliveries, endings, events, outputs, service_keys
+from batchmill.store import batches, deliveries, endings, events, intakes, outputs, service_keys
 from batchmill.store.events import Event
 from batchmill.store.handed import Handed
+from batchmill.store.intakes import Asked, Fault, Holder
 from batchmill.store.staging import Staging
 from batchmill.webhooks import addresses
 
@@ -116,6 +117,25 @@ async def test_each_end_has_its_type(post: Post) -> None:
         "created_at": 7,
         "data": {"id": "batch_1"},
     }
+
+
+async def test_the_end_of_an_intake_is_told_once_however_many_see_it(post: Post) -> None:
+    """Of lines that can't run, and of a batch that is cancelled before they were looked at."""
+    redis, handed = post.redis, Handed(created_at=1_700_000_000, webhook_url=URL)
+    asked = Asked(handed=handed, expires_at=4_000_000_000, project="p")
+    for batch_id in ("batch_1", "batch_2", "batch_3"):
+        await intakes.create(redis, UPSTREAM, batch_id, asked, retention_days=DAYS)
+        assert await intakes.hold(redis, UPSTREAM, batch_id, "run")
+    found = [await intakes.find(redis, batch_id) for batch_id in ("batch_1", "batch_2", "batch_3")]
+    failed, cancelled, taken = (one for one in found if one is not None)
+    for intake in (failed, failed):
+        await Holder(redis, UPSTREAM, intake, "run", retention_days=DAYS).fail((Fault("empty_file", "Empty."),))
+        await intakes.cancel(redis, UPSTREAM, cancelled, retention_days=DAYS)
+    holder = Holder(redis, UPSTREAM, taken, "run", retention_days=DAYS)
+    await holder.begin_release()
+    await holder.let_go()
+    assert {one.batch_id: one.ended for one in await post.waiting()} == {"batch_1": "failed", "batch_2": "cancelled"}
+    assert await redis.zcard(service_keys.event_deliveries()) == 2
 
 
 async def test_who_did_not_ask_is_not_told(post: Post) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from batchmill.store import keys, lanes
+from batchmill.store import keys, lanes, service_keys
 from batchmill.store.lanes import Claim, Ending, Renewal
 from batchmill.store.scripts import Script
 
@@ -64,6 +64,8 @@ async def test_what_is_finished_leaves_nothing_but_its_results(redis: Redis) -> 
         keys.batch(batch_id),
         keys.done(batch_id),
         keys.results(batch_id),
+        service_keys.index(None),
+        service_keys.index("default"),
         keys.content("content"),
         keys.batches(),
         keys.lanes(UPSTREAM),

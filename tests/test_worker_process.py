@@ -12,7 +12,7 @@ import pytest
 from batchmill.config.settings import RetrySettings, Settings, WorkerSettings, load
 from batchmill.openrouter.simulator import FaultKind, Faults, Simulator, SimulatorOptions
 from batchmill.producer import Batch, Producer
-from batchmill.store import keys
+from batchmill.store import keys, service_keys
 from batchmill.store.batches import account_refusal
 from batchmill.store.connection import Store, open_store
 from batchmill.store.embedded import EmbeddedServer
@@ -101,6 +101,26 @@ async def test_a_cancelled_batch_keeps_what_is_in_the_air_and_sends_nothing_more
     assert status.succeeded == states.count(LineState.SUCCEEDED) == completions
     assert status.cancelled == states.count(LineState.CANCELLED) == 300 - completions
     assert completions < 100
+
+
+async def test_a_batch_whose_time_is_over_ends_by_its_workers_alone(store: Store) -> None:
+    async with Simulator(SimulatorOptions(latency="150")) as simulator:
+        settings = settings_for(simulator, concurrency=5)
+        producer = Producer(store.redis, settings)
+        async with at_work(store, settings):
+            batch = await producer.submit(lines(600), window="1h")
+            await when_done(batch, 5)
+            await store.redis.execute_command("HSET", keys.batch(batch.id), "expires_at", 1)
+            await store.redis.execute_command("ZADD", service_keys.deadlines(), 1, batch.id)
+            results = await gather(batch)
+            status = await batch.status()
+        completions = simulator.stats.completions
+    assert status.state is BatchState.EXPIRED
+    states = [result.state for result in results.values()]
+    assert status.succeeded == states.count(LineState.SUCCEEDED) == completions
+    assert status.expired == states.count(LineState.EXPIRED) == 600 - completions
+    assert all(result.request for result in results.values() if result.state is LineState.EXPIRED)
+    assert 0 < completions < 590
 
 
 async def test_cancelling_needs_no_worker(store: Store, settings: Settings) -> None:
