@@ -103,7 +103,7 @@ async def _body(operation: Operation, request: Request, limits: Any) -> Any:
         return msgspec.json.decode(data, type=operation.body)
     except msgspec.ValidationError as error:
         raise problems.of_validation(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise problems.invalid(
             "We could not parse the JSON body of your request. The API expects a JSON object.", code="invalid_json"
         ) from error

@@ -12,7 +12,7 @@ INVALID = "invalid_request_error"
 _FINAL = (400, 401, 403, 404, 405, 409, 413, 416, 422)
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]+)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _TYPES = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`")
 _NOUNS = {
     "str": "a string", "int": "an integer", "float": "a number", "bool": "a boolean", "array": "an array",

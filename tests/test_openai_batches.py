@@ -167,9 +167,48 @@ async def test_what_can_t_be_created(
     assert (await client.get("/v1/batches")).json()["data"] == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"'])
+NO_BODIES = (
+    b"", b"{", b"[]", b"null", b'"x"', b"\xff", b'{"input_file_id":"\\ud83d"}', b'{"max_cost_usd":NaN}', b"[" * 9000,
+    b'{"metadata":' + b'{"a":' * 9000, b'{"metadata":' + b'{"a":' * 9000 + b"1" + b"}" * 9001,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("body", NO_BODIES, ids=range(len(NO_BODIES)))
 async def test_a_body_that_is_no_object(client: httpx.AsyncClient, body: bytes) -> None:
     error_of(await client.post("/v1/batches", content=body))
+
+
+NASTY: list[Any] = [
+    None, True, 0, -1, 10**30, 1e308, 1e-30, "", "\0", "é" * 300, "\U0001f600", [], {}, [None], [[]], {"a": None},
+    {"": ""}, {"anchor": "created_at", "seconds": 1e9}, "NaN", "Infinity", "-Infinity", "sNaN", "-0", "1e400", "1e-400",
+    "0.0000000001",
+]  # fmt: skip
+FIELDS = (
+    "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "max_cost_usd", "priority",
+    "fallback_models", "strategy", "on_invalid", "cache", "webhook_url", "tags", "idempotency_key", "", "id",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+async def test_whatever_is_in_a_body_it_is_no_defect(redis: Redis, settings: Settings, field: str) -> None:
+    async with in_process(redis, settings, tasks=False) as client:
+        for value in NASTY:
+            fields: dict[str, Any] = {"input_file_id": "file-1", field: value}
+            reply = await ask(client, **fields)
+            assert reply.status_code in (200, 400), (value, reply.text)
+            if reply.status_code == 400:
+                assert reply.json()["error"]["message"]
+                assert reply.json()["error"]["param"] is not None, (value, reply.text)
+
+
+@pytest.mark.parametrize("after", ["", "(", "+", "-", "\0", "batch_", "é", "x" * 5000])
+async def test_whatever_a_page_is_to_begin_after(client: httpx.AsyncClient, after: str) -> None:
+    batch = await create(client, "file-none")
+    reply = await client.get("/v1/batches", params={"after": after})
+    assert reply.status_code == 200
+    assert [one["id"] for one in reply.json()["data"]] in ([], [batch["id"]])
+    if not after:
+        assert reply.json()["data"]
 
 
 async def test_an_unknown_input_file_fails_the_batch_later(client: httpx.AsyncClient) -> None:

@@ -78,7 +78,7 @@ async def list_batches(call: Call[ListBatches, None]) -> BatchList:
     """
     limit = call.query.limit
     found: list[BatchObject] = []
-    after, more = call.query.after, True
+    after, more = call.query.after or None, True
     while more and len(found) <= limit:  # one more than asked for says whether there are more
         page = await batches.page(call.service.redis, call.identity.project, after, limit + 1 - len(found))
         found += await _objects(call.service, page.ids)
