@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchmill.store.connection import Store
 
 _LAST_PORT = 65_535
+_FOR_THE_REST = 64  # connections to Redis beside one for each client: background tasks
 
 
 @click.command(short_help="Listen: OpenAI's API over HTTP, and the dashboard.")
@@ -68,8 +69,10 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
     from batchmill.store.connection import open_store
 
     stop = asyncio.Event()
+    # who waits for a chat, or for more of a file, holds a connection meanwhile, and must keep nobody else waiting
+    connections = settings.service.max_connections + _FOR_THE_REST
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings))
+        store = await stack.enter_async_context(open_store(settings, max_connections=connections))
         hear = await _fleet(stack, settings, store, stop) if with_workers else stop.set
         stack.enter_context(on_signals(hear))
 

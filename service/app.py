@@ -14,7 +14,7 @@ from batchmill.service import ends, health, problems
 from batchmill.service.access import keys
 from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
-from batchmill.service.compat import batches, file_estimates, files, outputs
+from batchmill.service.compat import batches, chat, file_estimates, files, models, outputs
 from batchmill.service.context import Service
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.intake_task import take_intakes
@@ -25,6 +25,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *files.OPERATIONS,
     *file_estimates.OPERATIONS,
     *batches.OPERATIONS,
+    *models.OPERATIONS,
+    *chat.OPERATIONS,
     *keys.OPERATIONS,
 )
 """Whatever the API can do, in the order of the document."""

@@ -92,6 +92,8 @@ def _responses(operation: Operation, known: dict[Any, Schema]) -> Schema:
         good["content"] = {operation.answer_media: {"schema": known[operation.answer]}}
     elif operation.answer_media != "application/json":
         good["content"] = {operation.answer_media: {"schema": {"type": "string"}}}
+    for media in operation.other_media:
+        good.setdefault("content", {})[media] = {"schema": {"type": "string"}}
     responses: Schema = {str(operation.status): good}
     takes_input = operation.body is not None or operation.query is not None
     errors = {*_ALWAYS, *operation.errors, *(_WITH_A_BODY if operation.body is not None else ())}

@@ -69,6 +69,7 @@ class Operation:
     media: str = "application/json"
     answer: Any = None
     answer_media: str = "application/json"
+    other_media: tuple[str, ...] = ()  # as which it may be answered, too
     status: int = 200
     errors: tuple[int, ...] = ()
     operator: bool = False

@@ -120,5 +120,7 @@ def of_validation(error: msgspec.ValidationError, within: str = "") -> ApiError:
         return invalid(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
     if types := _TYPES.search(what):
         wanted, got = (_NOUNS.get(types[side], types[side]) for side in ("wanted", "got"))
-        return invalid(f"Invalid type for '{path}': expected {wanted}, but got {got} instead.", path, "invalid_type")
+        where = f"'{path}'" if path else "the body"
+        said = f"Invalid type for {where}: expected {wanted}, but got {got} instead."
+        return invalid(said, path or None, "invalid_type")
     return invalid(f"Invalid value for '{path}': {what}." if path else what, path or None, "invalid_value")

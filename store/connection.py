@@ -44,6 +44,7 @@ _RETRIES = 8  # about two seconds in all; whoever must wait longer loops over OU
 _PASSING = ("MISCONF", "MASTERDOWN", "NOREPLICAS", "BUSY", "OOM", "READONLY", "LOADING")
 _OUTAGE_PAUSE = 0.2
 _POOL_TIMEOUT = 30.0
+_CONNECTIONS = 64
 _CONNECT_TIMEOUT = 5.0
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 25_000))
 
@@ -58,7 +59,7 @@ def unpack_job(data: bytes) -> dict[str, Any]:
     return msgspec.msgpack.decode(data, type=dict[str, Any])
 
 
-def connect(url: str, *, max_connections: int = 64, retries: int = _RETRIES) -> ArqRedis:
+def connect(url: str, *, max_connections: int = _CONNECTIONS, retries: int = _RETRIES) -> ArqRedis:
     """Return a client of the server at the URL; nothing is sent yet. The caller closes it with `aclose()`."""
     pool = BlockingConnectionPool.from_url(
         url,
@@ -193,13 +194,13 @@ class Store(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
+async def open_store(settings: Settings, *, max_connections: int = _CONNECTIONS) -> AsyncIterator[Store]:
     """Open the settings' Redis, or join the embedded server of the data folder. Raises StoreError."""
     async with AsyncExitStack() as stack:
         server = None
         if settings.redis_url is None:
             server = await stack.enter_async_context(EmbeddedServer(settings.data_dir))
         url = settings.redis_url or (server.url if server else "")
-        redis = connect(url)
+        redis = connect(url, max_connections=max_connections)
         stack.push_async_callback(redis.aclose)
         yield Store(redis, url, await inspect(redis, url), server)
