@@ -43,21 +43,10 @@ def forecast(
 
 async def _forecast(settings: "Settings", project: str | None, as_json: bool) -> int:
     from batchmill.cli.forecast_views import print_forecast
-    from batchmill.spend.course import day_of, first_day
-    from batchmill.spend.forecast import forecast as foresee
-    from batchmill.store import backlog, gauges, ledger
-    from batchmill.store.clock import now_ms
+    from batchmill.producer.reports import forecast_of
     from batchmill.store.connection import open_store
 
-    upstream = settings.upstream_name
     async with open_store(settings) as store:
-        now = await now_ms(store.redis)
-        rollups = await ledger.rollups(store.redis, upstream, first_day(now), day_of(now).isoformat())
-        queued = await backlog.queued_lines(store.redis, upstream, project)
-        budgets = await gauges.budgets(store.redis, upstream)
-    if project is not None:
-        batches = {lines.batch for lines in queued}
-        rollups = [rollup for rollup in rollups if rollup.project == project]
-        budgets = [budget for budget in budgets if budget.project == project or budget.name in batches]
-    print_forecast(foresee(rollups, queued, budgets, now), as_json=as_json)
+        found = await forecast_of(store.redis, settings.upstream_name, project)
+    print_forecast(found, as_json=as_json)
     return exit_codes.OK

@@ -92,17 +92,14 @@ def export(
 
 async def _show(settings: "Settings", asked: "Asked", since: str, until: str | None) -> int:
     from batchmill.cli.spend_views import print_spend
-    from batchmill.spend.reports import By, Tally
-    from batchmill.store import ledger
+    from batchmill.producer.reports import spend_of
+    from batchmill.spend.reports import By
     from batchmill.store.connection import open_store
 
-    tally, by_batch = Tally(By(asked.by), asked.project), asked.by == By.BATCH
     async with open_store(settings) as store:
         period = await _period(store, since, until)
-        first, last = period.days[0], period.days[-1]
-        async for day in ledger.days(store.redis, settings.upstream_name, first, last, by_batch=by_batch):
-            tally.take(day)
-    print_spend(tally.report(), tally.trend(period.days), asked)
+        found = await spend_of(store.redis, settings.upstream_name, By(asked.by), period, asked.project)
+    print_spend(found.report, found.days, asked)
     return exit_codes.OK
 
 

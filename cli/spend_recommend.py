@@ -11,10 +11,7 @@ from batchmill.cli.model_options import words_option
 from batchmill.cli.options import POSITIVE
 
 if TYPE_CHECKING:
-    from batchmill.cli.model_source import Source
     from batchmill.config.settings import Settings
-    from batchmill.spend.period import Period
-    from batchmill.spend.recommendations import Findings
 
 _NOTHING = "nothing"
 
@@ -82,6 +79,7 @@ async def _show(
     from batchmill.cli import recommendation_views as views
     from batchmill.cli.model_source import opened
     from batchmill.producer.render import to_json
+    from batchmill.producer.reports import savings_of
     from batchmill.spend.period import period_of
 
     async with opened(settings) as source:
@@ -89,7 +87,9 @@ async def _show(
             period = period_of(*days, source.now_ms)
         except ValueError as error:
             raise click.UsageError(f"--{error}") from None
-        findings = await _find(source, period, project, needs)
+        findings = await savings_of(
+            source.redis, source.settings, source.snapshot.models, period, project=project, needs=needs
+        )
     if as_json:
         click.echo(to_json(views.as_object(findings, limit)))
         return exit_codes.OK
@@ -98,20 +98,3 @@ async def _show(
         click.echo(shown)
     click.echo(views.foot(findings, source.footer()), err=True)
     return exit_codes.OK
-
-
-async def _find(source: "Source", period: "Period", project: str | None, needs: frozenset[str] | None) -> "Findings":
-    from batchmill.routing.shelf import Shelf
-    from batchmill.spend.recommendations import Terms, book_for, priced, recommend
-    from batchmill.store import ledger, policy
-
-    settings = source.settings
-    in_force = await policy.live(source.redis, settings.upstream_name)
-    # the same rules as for lines that are handed over: those of the file while nobody has put any in force
-    rules = settings.policy if in_force.source == policy.BUILT_IN and settings.policy is not None else in_force.policy
-    shelf = Shelf(priced(source.snapshot.models, rules))
-    book = book_for(shelf, period.until_ms)
-    # to this moment: what corrects a call of the period may have come after it
-    async for record in ledger.records(source.redis, settings.upstream_name, since_ms=period.since_ms, project=project):
-        book.add(record)
-    return recommend(shelf, book, Terms(today=source.today, policy=rules, needs=needs))

@@ -16,6 +16,7 @@ from batchmill.service.access.guard import Guard
 from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, chat, file_estimates, files, models, outputs
 from batchmill.service.context import Service
+from batchmill.service.control import document, money_api, work_api
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
@@ -28,6 +29,9 @@ OPERATIONS: tuple[Operation, ...] = (
     *models.OPERATIONS,
     *chat.OPERATIONS,
     *keys.OPERATIONS,
+    *work_api.OPERATIONS,
+    *money_api.OPERATIONS,
+    *document.OPERATIONS,
 )
 """Whatever the API can do, in the order of the document."""
 
@@ -60,6 +64,7 @@ def make_app(service: Service) -> Starlette:
         exception_handlers={HTTPException: _no_route},
     )
     app.state.service = service
+    app.state.operations = OPERATIONS
     return app
 
 

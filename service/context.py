@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings
 from batchmill.producer import Producer
 from batchmill.service.access.keyring import Keyring
+from batchmill.service.moments import Moments
 from batchmill.storage.blobs import Blobs
 
 
@@ -18,6 +19,7 @@ class Service:
     settings: Settings
     producer: Producer
     blobs: Blobs
+    moments: Moments = field(default_factory=Moments, compare=False, repr=False)
     keyring: Keyring = field(default_factory=Keyring)
 
     @property

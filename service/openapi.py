@@ -35,20 +35,32 @@ def document(operations: Sequence[Operation], version: str) -> Schema:
     for operation in operations:
         path = _PATH_PARTS.sub(r"{\1}", operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, known)
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "batchmill",
-            "version": version,
-            "summary": "OpenAI's Batch API for every model, with budgets that hold.",
-        },
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bm-..."}},
-        },
-        "security": [{"key": []}, {}],
-    }
+    whole: Schema = _with_numbers(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "batchmill",
+                "version": version,
+                "summary": "OpenAI's Batch API for every model, with budgets that hold.",
+            },
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "bm-..."}},
+            },
+            "security": [{"key": []}, {}],
+        }
+    )
+    return whole
+
+
+def _with_numbers(part: Any) -> Any:
+    """Return the document with amounts of money as numbers, which they are in our answers."""
+    if isinstance(part, dict):
+        if part.get("format") == "decimal":
+            return {name: value for name, value in part.items() if name != "format"} | {"type": "number"}
+        return {name: _with_numbers(value) for name, value in part.items()}
+    return [_with_numbers(each) for each in part] if isinstance(part, list) else part
 
 
 def _operation(operation: Operation, known: dict[Any, Schema]) -> Schema:

@@ -38,9 +38,11 @@ async def serve(redis: Redis, settings: Settings, ready: Callable[[str], None], 
     listen = settings.service
     await _check_access(service)
     sockets = [_listening(listen.host, listen.port)]
+    app = make_app(service)
+    app.state.stopping = stop  # so that answers without an end have one
     server = _Server(
         uvicorn.Config(
-            make_app(service),
+            app,
             http=connection_of(Bounds(listen.body_timeout, listen.max_connections)),
             ws="none",
             proxy_headers=False,  # who asks is who connected: a header can say anything

@@ -32,21 +32,43 @@ async def queued_lines(redis: Redis, upstream: str, project: str | None = None) 
     How many of a batch are left is exact; how they are spread over its lanes follows from its unfinished shards.
     """
     found: list[QueuedLines] = []
-    for batch_id in await batches.live(redis):
+    for status in await unfinished(redis, upstream, project):
+        for queued, reference in await _of_batch(redis, status):
+            found.append(await _with_prices(redis, queued, reference))
+    return await _timed(redis, upstream, found)
+
+
+async def unfinished(redis: Redis, upstream: str, project: str | None = None) -> list[BatchStatus]:
+    """Return the batches (of one project) that are not terminal."""
+    ids = await batches.live(redis)
+    async with redis.pipeline(transaction=False) as pipe:
+        for batch_id in ids:
+            pipe.execute_command("HMGET", keys.batch(batch_id), "upstream", "project")
+        owners = await pipe.execute()
+    found = []
+    for batch_id, (whose, owner) in zip(ids, owners, strict=True):
+        if whose != upstream.encode() or (project is not None and owner != project.encode()):
+            continue
         try:
-            status = await batches.status(redis, batch_id)
+            found.append(await batches.status(redis, batch_id))
         except UnknownBatchError:
             continue
-        if status.upstream == upstream and project in (None, status.project) and _goes_on(status):
-            found += await _of_batch(redis, status)
-    return await _timed(redis, upstream, found)
+    return found
+
+
+async def waiting_lines(redis: Redis, status: BatchStatus) -> list[QueuedLines]:
+    """Return the lines of a batch without a result by lane, and of each nothing but how many."""
+    return [queued for queued, _ in await _of_batch(redis, status)]
 
 
 def _goes_on(status: BatchStatus) -> bool:
     return status.state is BatchState.IN_PROGRESS and status.done < status.total
 
 
-async def _of_batch(redis: Redis, status: BatchStatus) -> list[QueuedLines]:
+async def _of_batch(redis: Redis, status: BatchStatus) -> list[tuple[QueuedLines, str]]:
+    """Return what waits of a batch in each lane, and a shard of it."""
+    if not _goes_on(status):
+        return []
     lanes: dict[str, list[Shard]] = {}
     for shard in await batches.open_shards(redis, status.id):
         lanes.setdefault(shard.model, []).append(shard)
@@ -58,8 +80,7 @@ async def _of_batch(redis: Redis, status: BatchStatus) -> list[QueuedLines]:
         left, whole = left - lines, whole - staged[lane]  # so that no line is lost by rounding
         if lines:
             queued = QueuedLines(batch=status.id, project=status.project, lane=lane, lines=lines)
-            queued = msgspec.structs.replace(queued, observed=_observed(status))
-            found.append(await _with_prices(redis, queued, shards[-1].reference))
+            found.append((msgspec.structs.replace(queued, observed=_observed(status)), shards[-1].reference))
     return found
 
 

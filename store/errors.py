@@ -37,3 +37,10 @@ class UnknownBudgetError(BatchmillError):
         else:
             way_on = nearest(name, known) if known else "; there are none: they are in the config file as [[budgets]]"
         super().__init__(f"no budget '{name}' here{way_on}")
+
+
+class UnknownLimitError(BatchmillError):
+    """There is no rate limit of that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"no limit '{name}' here{nearest(name, known) if known else ''}")

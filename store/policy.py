@@ -1,10 +1,12 @@
-"""The policy in force: as the file of an operator says, with the limits that somebody raised since.
+"""The policy in force: as the file of an operator says, with the budgets that somebody raised since, and the limits
+that somebody tuned.
 
-apply (a file) ──► document + weights + version ◄── raise (a command)
+apply (a file) ──► document + weights + version ◄── raise, tune (a command, or the API)
                           │
                           └─ live ──► every caller of the gate; the gate refuses one that has an older version
 
-A raise lasts until a file names another limit for that budget than the one which was raised.
+A raise lasts until a file names another limit for that budget than the one which was raised; so does a change of a
+rate limit.
 """
 
 from collections.abc import Callable
@@ -14,24 +16,28 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from batchmill.config.policy import BATCH_PREFIX, KEY_PREFIX, Budget, KeyBudget, Policy, check_limit
+from batchmill.config.policy import BATCH_PREFIX, KEY_PREFIX, Budget, KeyBudget, Limit, Policy, check_limit
 from batchmill.openrouter.money import to_nano, to_usd
 from batchmill.store import key_budgets, keys, service_keys
 from batchmill.store.audit import Entry, note
 from batchmill.store.clock import now_ms
-from batchmill.store.errors import StoreError, UnknownBudgetError
+from batchmill.store.errors import StoreError, UnknownBudgetError, UnknownLimitError
 from batchmill.store.transactions import transact
 
 BUILT_IN = "built in"
 
 
 class LivePolicy(msgspec.Struct, frozen=True):
-    """The policy in force, its version, and where it comes from; `declared` are the limits of raised budgets (nano)."""
+    """The policy in force, its version, and where it comes from; `declared` are the limits of raised budgets (nano).
+
+    `tuned` are the rate limits that somebody changed, as the file declares them.
+    """
 
     version: int
     policy: Policy
     source: str
     declared: dict[str, int] = {}
+    tuned: dict[str, Limit] = {}
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -47,26 +53,44 @@ class _Raise(msgspec.Struct, frozen=True):
     declared_usd: Decimal
 
 
+class _Tuned(msgspec.Struct, frozen=True):
+    limit: Limit
+    declared: Limit
+
+
 class _Document(msgspec.Struct, frozen=True):
     source: str = BUILT_IN
     policy: Policy = Policy()  # as the file says
     raised: dict[str, _Raise] = {}
+    tuned: dict[str, _Tuned] = {}
 
     def declared(self, name: str) -> Decimal | None:
         """Return the limit that the file names for a budget."""
         return next((budget.limit_usd for budget in self.policy.budgets if budget.name == name), None)
 
+    def limit(self, name: str) -> Limit | None:
+        """Return the rate limit of that name as the file declares it."""
+        return next((limit for limit in self.policy.limits if limit.name == name), None)
+
     def in_force(self, version: int, of_keys: tuple[KeyBudget, ...] = ()) -> LivePolicy:
-        """Return the policy with what was raised, and with the budgets of API keys."""
+        """Return the policy with what was raised and tuned, and with the budgets of API keys."""
         budgets = (*map(self._raised, self.policy.budgets), *of_keys)
-        policy = msgspec.structs.replace(self.policy, budgets=budgets)
+        limits = tuple(self._tuned(limit) for limit in self.policy.limits)
         return LivePolicy(
-            version, policy, self.source, {name: to_nano(known.declared_usd) for name, known in self.raised.items()}
+            version,
+            msgspec.structs.replace(self.policy, budgets=budgets, limits=limits),
+            self.source,
+            {name: to_nano(known.declared_usd) for name, known in self.raised.items()},
+            {name: known.declared for name, known in self.tuned.items()},
         )
 
     def _raised(self, budget: Budget) -> Budget:
         known = self.raised.get(budget.name)
         return msgspec.structs.replace(budget, limit_usd=known.limit_usd) if known else budget
+
+    def _tuned(self, limit: Limit) -> Limit:
+        known = self.tuned.get(limit.name)
+        return known.limit if known else limit
 
 
 Change = Callable[[_Document], tuple[_Document, Entry | None]]
@@ -78,9 +102,10 @@ async def apply(redis: Redis, upstream: str, policy: Policy, source: str) -> Liv
     def change(before: _Document) -> tuple[_Document, Entry | None]:
         after = _Document(source, policy)
         raised = {name: known for name, known in before.raised.items() if after.declared(name) == known.declared_usd}
-        if (before.policy, before.raised) == (policy, raised) and before.source != BUILT_IN:
+        tuned = {name: known for name, known in before.tuned.items() if after.limit(name) == known.declared}
+        if (before.policy, before.raised, before.tuned) == (policy, raised, tuned) and before.source != BUILT_IN:
             return before, None
-        return msgspec.structs.replace(after, raised=raised), Entry(
+        return msgspec.structs.replace(after, raised=raised, tuned=tuned), Entry(
             who=source, what="policy.applied", at=0, detail={"budgets": _limits(policy)}
         )
 
@@ -125,6 +150,35 @@ async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: 
 
     await _write(redis, upstream, change)
     return Raised(name, before, limit)
+
+
+async def tune_limit(
+    redis: Redis, upstream: str, name: str, change_of: Callable[[Limit], Limit], who: str
+) -> tuple[Limit, Limit]:
+    """Change the numbers of a rate limit in the whole fleet; return it as it was and as it is.
+
+    What was used of it stays used. Raises UnknownLimitError, and what `change_of` raises.
+    """
+    seen: list[Limit] = []
+
+    def change(document: _Document) -> tuple[_Document, Entry | None]:
+        declared = document.limit(name)
+        if declared is None:
+            raise UnknownLimitError(name, [limit.name for limit in document.policy.limits])
+        known = document.tuned.get(name)
+        before = known.limit if known else declared
+        after = change_of(before)
+        seen[:] = [before, after]
+        tuned = {other: kept for other, kept in document.tuned.items() if other != name}
+        if after != declared:
+            tuned[name] = _Tuned(after, declared)
+        if before == after:
+            return document, None
+        return msgspec.structs.replace(document, tuned=tuned), _tune_entry(who, before, after)
+
+    await _write(redis, upstream, change)
+    before, after = seen
+    return before, after
 
 
 async def _raise_batch(redis: Redis, upstream: str, batch_id: str, limit: int, who: str) -> Raised:
@@ -190,6 +244,12 @@ def _read(document: bytes | None) -> _Document:
 def _raise_entry(who: str, name: str, before: int, after: int, at: int = 0) -> Entry:
     detail = {"budget": name, "before_usd": str(to_usd(before)), "after_usd": str(to_usd(after))}
     return Entry(who=who, what="budget.raised", at=at, detail=detail)
+
+
+def _tune_entry(who: str, before: Limit, after: Limit) -> Entry:
+    changed = [field for field in Limit.__struct_fields__ if getattr(before, field) != getattr(after, field)]
+    told = {field: {"before": getattr(before, field), "after": getattr(after, field)} for field in changed}
+    return Entry(who=who, what="limit.changed", at=0, detail={"limit": before.name, **told})
 
 
 def _limits(policy: Policy) -> dict[str, str]:

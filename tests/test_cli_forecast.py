@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from batchmill.cli.forecast_views import method, print_forecast
+from batchmill.cli.forecast_views import print_forecast
 from batchmill.spend.forecast import forecast
 from batchmill.spend.ledger import Rollup
+from batchmill.spend.method import method
 from batchmill.spend.queue import QueuedLines
 from batchmill.store import ledger
 

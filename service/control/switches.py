@@ -1,0 +1,75 @@
+"""Breakers and pauses over HTTP: which models are held back and why; an operator holds one back, or lets it go."""
+
+from typing import Literal, cast
+
+from batchmill.service import problems
+from batchmill.service.context import Service
+from batchmill.service.control.common import pause_shape, seconds, who
+from batchmill.service.control.shapes import Breakers, BreakerState, Pauses
+from batchmill.service.identity import Identity
+from batchmill.store import gauges, operators
+from batchmill.store.gauges import ModelGauge
+from batchmill.store.operators import UnknownModelError
+
+
+async def breakers(service: Service, identity: Identity) -> Breakers:  # noqa: ARG001 - the same for everybody
+    """Return the breakers of all models that were used lately or are paused."""
+    return Breakers(data=tuple(breaker_shape(gauge) for gauge in await model_gauges(service)))
+
+
+async def trip(service: Service, identity: Identity, model: str) -> BreakerState:
+    """Send nothing more to a model, in the whole fleet, until its breaker is reset. Raises ApiError 404."""
+    try:
+        await operators.trip(service.redis, service.upstream, model, who(identity))
+    except UnknownModelError as error:
+        raise problems.not_found(f"No lane found for model '{model}'.") from error
+    return await _breaker(service, model)
+
+
+async def reset(service: Service, identity: Identity, model: str) -> BreakerState:
+    """Close a model's breaker and forget its failures, its trips and its adaptive share."""
+    await operators.reset(service.redis, service.upstream, model, who(identity))
+    return await _breaker(service, model)
+
+
+async def pauses(service: Service, identity: Identity) -> Pauses:  # noqa: ARG001 - the same for everybody
+    """Return the pauses that are not over."""
+    return Pauses(data=tuple(pause_shape(pause) for pause in await gauges.pauses(service.redis, service.upstream)))
+
+
+async def pause(service: Service, identity: Identity, model: str, reason: str | None = None) -> Pauses:
+    """Send nothing for a model until somebody resumes it; what is in the air lands. Any model may be paused."""
+    await operators.pause(service.redis, service.upstream, model, who(identity), reason)
+    return await pauses(service, identity)
+
+
+async def resume(service: Service, identity: Identity, model: str) -> Pauses:
+    """End the pause of an operator; those that the upstream asked for end by themselves. Raises ApiError 404."""
+    if not await operators.resume(service.redis, service.upstream, model, who(identity)):
+        raise problems.not_found(f"No operator has paused '{model}'.")
+    return await pauses(service, identity)
+
+
+async def model_gauges(service: Service) -> list[ModelGauge]:
+    """Return how models stand at the gate, as of a moment ago."""
+    return await service.moments.get(("models at the gate",), lambda: gauges.models(service.redis, service.upstream))
+
+
+def breaker_shape(gauge: ModelGauge) -> BreakerState:
+    """Return a breaker as it is told."""
+    return BreakerState(
+        model=gauge.model,
+        state=cast(Literal["closed", "open", "half"], gauge.state),  # the words of the gate
+        until_at=seconds(gauge.until_ms),
+        tripped_by=gauge.tripped,
+        trips=gauge.trips,
+        in_air=gauge.in_air,
+        share=gauge.share,
+        window=gauge.window,
+        pauses=tuple(pause_shape(pause) for pause in gauge.pauses),
+    )
+
+
+async def _breaker(service: Service, model: str) -> BreakerState:
+    found = await gauges.models(service.redis, service.upstream)
+    return breaker_shape(next((gauge for gauge in found if gauge.model == model), ModelGauge(model=model)))
