@@ -8,7 +8,7 @@ import asyncio
 import http.client
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,16 @@ ENDLESS = {"events"}
 """What never ends of itself, and has nothing in it that could be generated."""
 
 GENERATED = [each for each in OPERATIONS if each.name not in ENDLESS]
+MODES = [(each, GenerationMode.POSITIVE) for each in GENERATED] + [
+    (each, GenerationMode.NEGATIVE)
+    for each in GENERATED
+    if each.query or each.body  # paths have a test of their own
+]
 JSON_BODIES = [each for each in OPERATIONS if each.body is not None and each.media == "application/json"]
 
 IN_PATHS = (
     "%00", "a%00b", "%FF", "%ED%A0%80", "%C3%28", "%0A", "%0D%0Ax-a:%20b", "%7F", "%2E%2E%2F%2E%2E", "..%5C",
-    "%F0%9F%9A%80", "%E2%80%AE", "9" * 400, "-1", "0", "1e9999", "NaN", "null", "a" * 5000, "*", "%25s%25n", "{batch_id}",
+    "%F0%9F%9A%80", "%E2%80%AE", "9" * 99, "-1", "0", "1e9999", "NaN", "a" * 5000, "*", "%25s%25n", "{batch_id}",
     "batch_", "file-", "file-batch_out", "%3Fa=b", "%23", "%20", "batch_%00", "file-%00", "bm%3A%7Bgate%7D",
 )  # fmt: skip
 IN_QUERIES = (
@@ -84,6 +89,19 @@ IN_FIELDS: tuple[bytes, ...] = (
     b'{"a":"\\u0000"}', b'{"\\ud800":"\\ud800"}', b'{"":""}', b"[[[[]]]]", '"\N{ROCKET}"'.encode(), b'"http://[::1"', b'"https://\\ud800/"',
     b'"https://example.com:99999/"', b'"https://\\u0000.example/"', b"9223372036854775808", b"18446744073709551616",
 )  # fmt: skip
+HEADERS: tuple[tuple[str, bytes], ...] = (
+    *(
+        (name, value)
+        for name in (
+            "x-stainless-retry-count", "idempotency-key", "range", "if-range", "if-none-match", "x-wait",
+            "content-type", "x-csrf-token", "cookie", "accept", "origin", "sec-fetch-site", "x-forwarded-for", "expect",
+        )
+        for value in (b"\xb2", b"\xff\xfe", b"", b"9" * 5000, b"-1", b"nan", b"1e999", b"a" * 5000, b"*")
+    ),
+    *(("range", value) for value in (b"bytes=\xb2-", b"bytes=" + b"9" * 5000 + b"-", b"bytes=-" + b"9" * 5000)),
+)  # fmt: skip
+LONG = (("x-wait", b"9" * 5000), ("x-wait", b"1e999"))
+"""What is meant to take long."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -107,12 +125,20 @@ class Place(msgspec.Struct, frozen=True):
         return {name: self.known.get(operation.name, {}).get(name, self.known[""][name])
                 for name in PARTS.findall(operation.path)}  # fmt: skip
 
-    def ask(self, operation: Operation, target: str, body: bytes | None = None, media: str = "") -> httpx.Response:
+    def ask(
+        self,
+        operation: Operation,
+        target: str,
+        body: bytes | None = None,
+        media: str = "",
+        header: tuple[str, bytes] | None = None,
+    ) -> httpx.Response:
         """Send exactly this: what a client library would mend or refuse, too."""
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
         headers = self.headers | ({"content-type": media or operation.media} if body is not None else {})
-        connection.request(operation.method, target, body, headers)
+        more = dict([header]) if header else {}
+        connection.request(operation.method, target, body, headers | more)
         reply = connection.getresponse()
         answer = httpx.Response(reply.status, headers=reply.getheaders(), content=reply.read())
         connection.close()
@@ -124,14 +150,27 @@ def place(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> I
     """A gateway in a thread of its own, so that what asks may be slow or synchronous."""
     stop, data = threading.Event(), tmp_path_factory.mktemp("gateway")
     made: Future[Place] = Future()
+    ended: Future[None] = Future()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chat_waiting, "_LOOK", 0.02)
         patch.setattr(chat_waiting, "_LEAST", 0.02)  # nobody works here: no chat need wait to learn that
-        thread = threading.Thread(target=lambda: asyncio.run(_gateway(server.url, data, made, stop)))
+        thread = threading.Thread(target=lambda: _run(_gateway(server.url, data, made, stop), made, ended))
         thread.start()
         yield made.result(60)
         stop.set()
         thread.join()
+        ended.result()
+
+
+def _run(gateway: Coroutine[None, None, None], *waited_for: Future[Any]) -> None:
+    """Run a gateway; whoever waits for something of it hears of its errors."""
+    try:
+        asyncio.run(gateway)
+        waited_for[-1].set_result(None)
+    except BaseException as error:  # noqa: BLE001 - told to the test, where pytest would only say that a thread failed
+        for each in waited_for:
+            if not each.done():
+                each.set_exception(error)
 
 
 async def _gateway(redis_url: str, data: Path, made: "Future[Place]", stop: threading.Event) -> None:
@@ -139,15 +178,13 @@ async def _gateway(redis_url: str, data: Path, made: "Future[Place]", stop: thre
     await redis.flushall()
     stopping, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
     async with Simulator() as simulator:
-        environ = {"DATA_DIR": str(data), "BASE_URL": simulator.base_url, "SERVICE__PORT": "0"}
-        settings = load(environ={f"BATCHMILL_{name}": value for name, value in environ.items()})
+        environ = {"BATCHMILL_DATA_DIR": str(data), "BATCHMILL_BASE_URL": simulator.base_url}
+        settings = load(environ=environ)
+        settings = msgspec.structs.replace(settings, service=msgspec.structs.replace(settings.service, port=0))
         serving = asyncio.create_task(serve(redis, settings, listening.set_result, stopping))
         try:
             made.set_result(await _furnish(redis, settings, await listening))
             await asyncio.to_thread(stop.wait)
-        except BaseException as error:
-            made.set_exception(error)
-            raise
         finally:
             stopping.set()
             await serving
@@ -213,11 +250,8 @@ def _unrouted(answer: httpx.Response) -> bool:
     return answer.status_code == 405 or (answer.status_code == 404 and "Invalid URL" in answer.text)
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
-@pytest.mark.parametrize("operation", GENERATED, ids=lambda operation: operation.name)
+@pytest.mark.parametrize(("operation", "mode"), MODES, ids=lambda each: each.name.lower())
 def test_whatever_is_asked_the_answer_is_documented(place: Place, operation: Operation, mode: GenerationMode) -> None:
-    if mode is GenerationMode.NEGATIVE and operation.query is None and operation.body is None:
-        pytest.skip("nothing in it can be wrong but its path, which has a test of its own")
     told = SCHEMA[PARTS.sub(r"{\1}", operation.path)][operation.method]
     names = place.names(operation)
     anything, known = told.as_strategy(mode), told.as_strategy(mode, path_parameters=names) if names else None
@@ -282,6 +316,16 @@ def test_no_value_of_a_field_breaks_it(place: Place, operation: Operation) -> No
             fields = [f'"{key}":'.encode() + msgspec.json.encode(each) for key, each in good.items() if key != name]
             body = b"{" + b",".join([*fields, f'"{name}":'.encode() + value]) + b"}"
             _documented(operation, place.ask(operation, path, body), (name, value[:40]))
+
+
+@pytest.mark.parametrize("operation", GENERATED, ids=lambda operation: operation.name)
+def test_no_header_breaks_it(place: Place, operation: Operation) -> None:
+    path = place.path(operation)
+    good = _good(place).get(operation.name)
+    body = b"" if operation.raw and operation.media != "application/json" else good and msgspec.json.encode(good)
+    for header in HEADERS:
+        if header not in LONG or operation.name != "create_chat_completion":
+            _documented(operation, place.ask(operation, path, body, header=header), header)
 
 
 def _good(place: Place) -> dict[str, dict[str, Any]]:
