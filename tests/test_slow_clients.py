@@ -1,6 +1,7 @@
 """Clients that send slowly, nothing, too much or do not read: none of them holds a connection for long."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,13 +49,20 @@ class Peer:
         except OSError:
             return
 
+    async def flood(self, data: bytes) -> None:
+        """Send the same again and again. Raises ConnectionError when nobody takes it any more."""
+        async with asyncio.timeout(LATE):
+            while True:
+                await self.send(data)
+
     async def rest(self) -> bytes:
         """Return what comes until the other side closes."""
+        came = b""
         async with asyncio.timeout(LATE):
-            try:
-                return await self.reader.read()
-            except ConnectionError:
-                return b""
+            with contextlib.suppress(ConnectionError):  # who still sends when the other side closes is reset
+                while part := await self.reader.read(1 << 20):
+                    came += part
+        return came
 
     @property
     def lasted(self) -> float:
@@ -161,3 +169,22 @@ async def test_who_does_not_read_its_answer_is_cut_off(real_redis: Redis, settin
             await asyncio.sleep(4 * PATIENCE)  # the client's manners, not ours
             assert len(await peer.rest()) < size
         assert len((await client.get(path.decode())).content) == len(body)
+
+
+@pytest.mark.parametrize("trailer", [b"x: y\r\n", b"y" * 8])
+async def test_trailers_without_end_are_cut_off(real_redis: Redis, settings: Settings, trailer: bytes) -> None:
+    head = b"POST /v1/keys HTTP/1.1\r\nHost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: "
+    async with serving(real_redis, settings) as client, peer_of(client) as peer:
+        await peer.send(head)
+        with pytest.raises(ConnectionError):
+            await peer.flood(trailer * 4096)
+        assert peer.lasted < LATE
+
+
+async def test_a_body_in_chunks_of_a_byte_is_one(real_redis: Redis, settings: Settings) -> None:
+    body = b'{"name": "x", "project": "' + b"p" * 60_000 + b'"}'
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    head = b"POST /v1/keys HTTP/1.1\r\nHost: 127.0.0.1\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    async with serving(real_redis, settings) as client, peer_of(client) as peer:
+        await peer.send(head + chunks + b"0\r\n\r\n")
+        assert b"a name has letters" in await peer.rest()

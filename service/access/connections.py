@@ -22,6 +22,8 @@ MOST_HEAD_BYTES = 64 * 1024
 STALLS = 10
 """How often the time for a head a client may take to read on; programs work on a line before they read the next."""
 
+_MOST_FRAMING = 8  # bytes on the wire for one of a body, where every chunk is a byte; trailers have no end
+
 _BUSY = (503, "Service Unavailable", "The service has all the connections it may have.")
 _SLOW = (408, "Request Timeout", "The head of the request did not come on.")
 _LONG = (431, "Request Header Fields Too Large", "The head of the request is too long.")
@@ -49,6 +51,9 @@ class _Connection(HttpToolsProtocol):
 
     _head = 0  # bytes of a head that is not complete
     _in_head = False
+    _fed = 0  # bytes since the head, with the framing of chunks, and of them
+    _body = 0  # bytes of the body
+    _in_body = False
     _deadline: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
 
@@ -77,6 +82,11 @@ class _Connection(HttpToolsProtocol):
             self._hurry()  # what comes now belongs to nothing that is being answered, and ended uvicorn's keep-alive
         else:
             self._calm()
+        if self._in_body:
+            self._fed += len(data)
+            if self._fed > 2 * MOST_HEAD_BYTES + _MOST_FRAMING * self._body:
+                log.warning("service.no_body", bytes=self._fed)
+                self.transport.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -84,8 +94,21 @@ class _Connection(HttpToolsProtocol):
         self._hurry()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
+        self._fed = self._body = 0
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what comes after a body, nobody reads
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
