@@ -1,72 +1,23 @@
-"""`/v1/files`: uploads in every form that clients send, lists by page, and what is refused, which leaves nothing."""
+"""`/v1/files`: looked at, listed by page, read by range, deleted, expired; and others' files, which do not exist."""
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from batchmill.config.policy import Budget, Policy
 from batchmill.config.settings import Settings
-from batchmill.config.windows import WindowKind
-from batchmill.producer import Producer
-from batchmill.producer.errors import PricesUnknownError
-from batchmill.service.access import gate
 from batchmill.service.compat.files import open_input, sweep
 from batchmill.service.identity import EVERY_SCOPE, Identity
 from batchmill.storage.blobs import MissingBlobError
 from batchmill.store import files, service_keys
 from batchmill.store.clock import now_ms
 
-from .service_helpers import in_process, service_of, serving
-from .waiting import wait_until
+from .file_helpers import DAY, LINES, client, error_of, stored, uploaded
+from .service_helpers import in_process, service_of
 
-LINES = b'{"custom_id":"a"}\n{"custom_id":"b"}\n'
-DAY = 86_400
-
-
-async def upload(
-    client: httpx.AsyncClient,
-    content: bytes = LINES,
-    *,
-    name: str = "in.jsonl",
-    headers: dict[str, str] | None = None,
-    **fields: str,
-) -> httpx.Response:
-    data = {"purpose": "batch"} | fields
-    return await client.post("/v1/files", files={"file": (name, content)}, data=data, headers=headers)
-
-
-async def uploaded(client: httpx.AsyncClient, content: bytes = LINES, **wishes: Any) -> dict[str, Any]:
-    answer = await upload(client, content, **wishes)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def stored(settings: Settings) -> list[Path]:
-    return [path for path in (settings.data_dir / "files").rglob("*") if path.is_file()]
-
-
-def with_limits(settings: Settings, **limits: Any) -> Settings:
-    return msgspec.structs.replace(settings, service=msgspec.structs.replace(settings.service, **limits))
-
-
-@pytest.fixture
-async def client(redis: Redis, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with in_process(redis, settings, tasks=False) as client:
-        yield client
-
-
-def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None, str]:
-    error = answer.json()["error"]
-    return answer.status_code, error["code"], error["param"], error["message"]
+__all__ = ["client"]
 
 
 async def test_a_file_is_uploaded_looked_at_read_and_deleted(client: httpx.AsyncClient) -> None:
@@ -92,120 +43,6 @@ async def test_a_file_is_uploaded_looked_at_read_and_deleted(client: httpx.Async
     assert (await client.delete(path)).json() == {"id": made["id"], "object": "file", "deleted": True}
     for gone in (await client.get(path), await client.delete(path), await client.get(f"{path}/content")):
         assert error_of(gone) == (404, None, "id", f"No such File object: {made['id']}")
-
-
-async def test_parts_may_come_in_any_order(client: httpx.AsyncClient) -> None:
-    body = (
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="\xc3\xa4 b.jsonl"\r\n'
-        b"Content-Type: application/jsonl\r\n\r\n" + LINES + b"\r\n"
-        b'--x\r\ncontent-disposition: form-data; name="expires_after[seconds]"\r\n\r\n3600\r\n'
-        b'--x\r\ncontent-disposition: form-data; name="expires_after[anchor]"\r\n\r\ncreated_at\r\n'
-        b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n'
-    )
-    headers = {"content-type": "multipart/form-data; boundary=x"}
-    answer = await client.post("/v1/files", content=body, headers=headers)
-    made = answer.json()
-    assert (made["filename"], made["bytes"]) == ("ä b.jsonl", len(LINES))
-    assert made["expires_at"] == made["created_at"] + 3600
-
-    async def byte_by_byte() -> AsyncIterator[bytes]:
-        for at in range(len(body)):
-            yield body[at : at + 1]
-
-    slowly = (await client.post("/v1/files", content=byte_by_byte(), headers=headers)).json()
-    content = await client.get(f"/v1/files/{slowly['id']}/content")
-    assert content.content == LINES
-    assert content.headers["content-disposition"] == "attachment; filename*=UTF-8''%C3%A4%20b.jsonl"
-    for cut in (40, 150, len(body) - 60):
-        broken = await client.post("/v1/files", content=body[:cut], headers=headers)
-        assert broken.status_code == 400
-    assert len((await client.get("/v1/files")).json()["data"]) == 2
-
-
-FORMAT = "Invalid file format for Batch API. Must be .jsonl"
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("in.json", LINES),
-        ("in", LINES),
-        ("in.jsonl", b""),
-        ("in.jsonl", b"\n \r\n"),
-        ("in.jsonl", b"a,b\n1,2\n"),
-        ("in.jsonl", b"\xff\xfe\n"),
-        ("in.jsonl", b"{"),
-    ],
-)
-async def test_what_is_no_file_of_lines_is_refused_in_openai_s_words(
-    client: httpx.AsyncClient, settings: Settings, redis: Redis, name: str, content: bytes
-) -> None:
-    refused = await upload(client, content, name=name)
-    assert error_of(refused) == (400, None, None, FORMAT)
-    assert refused.json()["error"]["type"] == "invalid_request_error"
-    assert stored(settings) == []
-    assert await redis.keys("bm:{files}*") == []
-
-
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbf{}\r\n", b"\n\n{}", b'{"a":\r1}\n', b"{}\nnot json\n"])
-async def test_only_the_first_line_counts_at_once(client: httpx.AsyncClient, content: bytes) -> None:
-    made = await uploaded(client, content, name="IN.JSONL")
-    assert made["bytes"] == len(content)
-
-
-@pytest.mark.parametrize(
-    ("fields", "code", "param", "said"),
-    [
-        ({"purpose": "fine-tune"}, "invalid_value", "purpose", "'fine-tune'"),
-        ({"purpose": ""}, "invalid_value", "purpose", "''"),
-        ({"expires_after[seconds]": "3600"}, "missing_required_parameter", "expires_after[anchor]", "Missing"),
-        ({"expires_after[anchor]": "created_at"}, "missing_required_parameter", "expires_after[seconds]", "Missing"),
-        *(
-            ({"expires_after[anchor]": anchor, "expires_after[seconds]": seconds}, "invalid_value", param, "Invalid")
-            for anchor, seconds, param in (
-                ("now", "3600", "expires_after[anchor]"),
-                ("created_at", "3599", "expires_after[seconds]"),
-                ("created_at", "2592001", "expires_after[seconds]"),
-                ("created_at", "1e4", "expires_after[seconds]"),
-            )
-        ),
-    ],
-)
-async def test_fields_that_can_t_be_meant_are_named(
-    client: httpx.AsyncClient, settings: Settings, fields: dict[str, Any], code: str, param: str, said: str
-) -> None:
-    status, *told, message = error_of(await upload(client, **fields))
-    assert (status, told) == (400, [code, param])
-    assert said in message
-    assert stored(settings) == []
-
-
-async def test_a_form_needs_a_file_and_a_purpose(client: httpx.AsyncClient) -> None:
-    without_purpose = await client.post("/v1/files", files={"file": ("in.jsonl", LINES)})
-    assert error_of(without_purpose)[:3] == (400, "missing_required_parameter", "purpose")
-    without_file = await client.post("/v1/files", files={"other": ("in.jsonl", LINES)}, data={"purpose": "batch"})
-    assert error_of(without_file)[:3] == (400, "missing_required_parameter", "file")
-    two: Any = [("file", ("a.jsonl", LINES)), ("file", ("b.jsonl", LINES))]
-    assert error_of(await client.post("/v1/files", files=two, data={"purpose": "batch"}))[:3] == (
-        400, "invalid_value", "file",
-    )  # fmt: skip
-    no_form = await client.post("/v1/files", json={"purpose": "batch"})
-    assert error_of(no_form)[0] == 400
-    crowd = {f"field-{number}": "x" for number in range(99)}
-    assert error_of(await client.post("/v1/files", files={"file": ("a.jsonl", LINES)}, data=crowd))[0] == 400
-    long = await upload(client, purpose="x" * 100_000)
-    assert error_of(long)[0] == 400
-
-
-async def test_a_file_over_the_limit_leaves_nothing(redis: Redis, settings: Settings) -> None:
-    line = b'{"custom_id":"' + b"x" * 1000 + b'"}\n'
-    async with serving(redis, with_limits(settings, max_upload_bytes=100_000)) as client:
-        assert (await upload(client, (line * 100)[:100_000])).status_code == 200
-        for size in (100, 10_000):  # little more than allowed, and far more: known by its length
-            status, code, *_ = error_of(await upload(client, line * size))
-            assert (status, code) == (413, "request_too_large")
-        (kept,) = (await client.get("/v1/files")).json()["data"]
-        assert [path.name for path in stored(settings)] == [kept["id"]]
 
 
 async def test_files_are_listed_by_page_whatever_comes_and_goes(client: httpx.AsyncClient) -> None:
@@ -241,7 +78,6 @@ async def test_a_project_s_files_do_not_exist_for_others(
         return Identity(project=request.headers.get("x-project"), scopes=EVERY_SCOPE)
 
     monkeypatch.setattr("batchmill.service.endpoints.identify", by_header)
-    assert gate  # whose place the header takes
     async with in_process(redis, settings, tasks=False) as client:
         made = await uploaded(client, headers={"x-project": "one"})
         other = {"x-project": "two"}
@@ -298,59 +134,6 @@ async def test_what_did_not_change_is_not_sent_again(client: httpx.AsyncClient) 
     assert error_of(await client.get(path, params={"after_line": -1}))[0] == 400
 
 
-async def test_the_same_upload_sent_again_is_the_same_file(client: httpx.AsyncClient, settings: Settings) -> None:
-    again = {"x-stainless-retry-count": "1"}
-    made = await uploaded(client, headers={"x-stainless-retry-count": "0"})
-    assert await uploaded(client, headers=again) == made
-    assert (await uploaded(client, headers={"x-stainless-retry-count": "0"}))["id"] != made["id"]
-    assert (await uploaded(client, name="other.jsonl", headers=again))["id"] != made["id"]
-    assert (await uploaded(client, LINES + LINES, headers=again))["id"] != made["id"]
-    assert len(stored(settings)) == 4
-
-
-async def test_an_idempotency_key_names_one_file(client: httpx.AsyncClient, settings: Settings) -> None:
-    key = {"idempotency-key": "mine"}
-    both = await asyncio.gather(uploaded(client, headers=key), uploaded(client, headers=key))
-    assert both[0] == both[1]
-    assert error_of(await upload(client, LINES * 2, headers=key))[:3] == (
-        400, "idempotency_key_reuse", "Idempotency-Key",
-    )  # fmt: skip
-    assert len(stored(settings)) == 1
-    await client.delete(f"/v1/files/{both[0]['id']}")
-    assert (await uploaded(client, headers=key))["id"] != both[0]["id"]
-
-
-async def test_a_client_that_goes_away_in_the_middle_leaves_nothing(redis: Redis, settings: Settings) -> None:
-    async with serving(redis, settings) as client:
-        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
-        writer.write(
-            b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}\n' + b"x" * 6_000_000
-        )
-        await writer.drain()
-        await wait_until(lambda: bool(stored(settings)), "the file is on its way")
-        writer.close()
-        await wait_until(lambda: stored(settings) == [], "nothing is left")
-        ends = service_keys.file_ends()
-
-        async def forgotten() -> bool:
-            return not await redis.exists(ends)
-
-        await wait_until(forgotten, "the upload is forgotten")
-
-
-async def test_a_client_that_falls_silent_is_told_so(redis: Redis, settings: Settings) -> None:
-    async with serving(redis, with_limits(settings, body_timeout=0.2)) as client:
-        reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
-        writer.write(
-            b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n"
-            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
-        )
-        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
-        writer.close()
-
-
 async def test_bytes_go_when_their_file_has_expired(redis: Redis, settings: Settings) -> None:
     service = service_of(redis, settings)
     async with in_process(redis, settings, tasks=False) as client:
@@ -402,85 +185,6 @@ async def test_an_input_is_opened_for_its_project_only(redis: Redis, settings: S
                 pass
         gone = await client.get(f"/v1/files/{made['id']}/content")
         assert error_of(gone)[0] == 404
-
-
-async def test_a_large_file_passes_through_without_being_held(redis: Redis, settings: Settings) -> None:
-    line = json.dumps({"custom_id": "x" * 1000}).encode() + b"\n"
-    chunks = 400
-    seen: list[int] = []
-
-    async def body() -> AsyncIterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
-        for _ in range(chunks):
-            yield line * 100
-            seen.append(sum(path.stat().st_size for path in stored(settings)))
-        yield b"\r\n--x--\r\n"
-
-    headers = {"content-type": "multipart/form-data; boundary=x"}
-    async with serving(redis, settings) as client:
-        made = (await client.post("/v1/files", content=body(), headers=headers)).json()
-        assert made["bytes"] == chunks * 100 * len(line)
-        assert seen[-1] > made["bytes"] / 2  # most of it was written before the last of it was sent
-        size = 0
-        async with client.stream("GET", f"/v1/files/{made['id']}/content") as answer:
-            async for part in answer.aiter_bytes():
-                size += len(part)
-        assert size == made["bytes"]
-
-
-def simulated(settings: Settings, *budgets: Budget) -> Settings:
-    return msgspec.structs.replace(settings, simulate=True, policy=Policy(budgets=budgets))
-
-
-def asking(model: str, count: int) -> bytes:
-    lines = [
-        {
-            "custom_id": f"{model}-{number}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {"model": model, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]},
-        }
-        for number in range(count)
-    ]
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-
-
-async def test_an_estimate_tells_what_a_file_would_cost(real_redis: Redis, settings: Settings) -> None:
-    content = asking("openai/gpt-4o-mini", 20) + asking("nobody/nothing", 2) + b"{\n"
-    budget = Budget(name="daily", limit_usd=Decimal("0.0001"), window=WindowKind.DAY)
-    async with in_process(real_redis, simulated(settings, budget), tasks=False) as client:
-        made = await uploaded(client, content)
-        path = f"/v1/files/{made['id']}/estimate"
-        found = (await client.get(path)).json()
-        assert (found["object"], found["file_id"]) == ("file.estimate", made["id"])
-        assert (found["lines"], found["bad_lines"]) == (20, 3)
-        (model,) = found["models"]
-        assert (model["model"], model["lines"]) == ("openai/gpt-4o-mini", 20)
-        assert 0 < found["likely_cost_usd"] <= found["max_cost_usd"]
-        assert found["unpriced_models"] == {"nobody/nothing": 2}
-        assert any("line 23" in each for each in found["errors"])
-        (stops,) = found["budgets"]
-        assert (stops["name"], stops["limit_usd"], stops["lines"]) == ("daily", 0.0001, 20)
-        assert stops["lines_stopped"] == 20 - found["lines_that_fit"] > 0
-        capped = (await client.get(path, params={"max_cost_usd": "0.0002"})).json()
-        assert {each["name"] for each in capped["budgets"]} == {"daily", "max_cost"}
-        for wrong in ({"max_cost_usd": "-1"}, {"max_cost_usd": "much"}, {"strategy": "luck"}):
-            assert (await client.get(path, params=wrong)).status_code == 400
-        assert (await client.get("/v1/files/file-none/estimate")).status_code == 404
-
-
-async def test_an_estimate_waits_for_prices(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*_: object, **__: object) -> None:
-        raise PricesUnknownError("what models cost can't be read")
-
-    monkeypatch.setattr(Producer, "estimate", unknown)
-    async with in_process(redis, settings, tasks=False) as client:
-        made = await uploaded(client)
-        answer = await client.get(f"/v1/files/{made['id']}/estimate")
-    assert error_of(answer)[0] == 503
-    assert "what models cost can't be read" in error_of(answer)[3]
-    assert answer.headers["retry-after"] == "1"
 
 
 async def test_a_purge_removes_a_project_s_files_and_their_bytes(redis: Redis, settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """From an upload to the results of a real fleet: read while they grow, then from storage, a folder or S3."""
 
+import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,37 @@ async def test_results_are_read_while_they_come(request: pytest.FixtureRequest, 
             answer = await client.get(f"/v1/files/{done['output_file_id']}/content")
             assert answer.content == read
             assert "etag" in answer.headers
+
+
+@pytest.mark.drill
+async def test_pollers_and_uploads_hurt_nobody(tmp_path: Path) -> None:
+    """200 clients poll and 50 upload while a batch runs: no error, and each line is asked once."""
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines(2 * COUNT))
+    options = SimulatorOptions(latency="uniform:200:400", record=True)
+    async with (
+        scene(tmp_path / "data", options, concurrency=8) as here,
+        serving(here.store.redis, here.settings) as one,
+    ):
+        batch = await batch_of(one, content)
+        statuses: Counter[int] = Counter()
+
+        async def poll(client: httpx.AsyncClient, number: int) -> None:
+            paths = (f"/v1/batches/{batch['id']}", "/v1/batches", "/v1/files", f"/v1/files/{batch['input_file_id']}")
+            for turn in range(5):
+                statuses[(await client.get(paths[(number + turn) % len(paths)])).status_code] += 1
+
+        async def upload(client: httpx.AsyncClient) -> None:
+            form = {"file": ("in.jsonl", content * 4)}
+            statuses[(await client.post("/v1/files", files=form, data={"purpose": "batch"})).status_code] += 1
+
+        async with httpx.AsyncClient(
+            base_url=one.base_url, timeout=60, limits=httpx.Limits(max_connections=250)
+        ) as many:
+            await asyncio.gather(*(poll(many, number) for number in range(200)), *(upload(many) for _ in range(50)))
+        assert statuses == {200: 200 * 5 + 50}
+        assert (await over(one, batch["id"]))["request_counts"] == {
+            "total": 2 * COUNT,
+            "completed": 2 * COUNT,
+            "failed": 0,
+        }
+        assert {len(calls) for calls in (await here.calls()).values()} == {1}

@@ -26,13 +26,13 @@ HEADERS = {"content-type": "multipart/form-data; boundary=x"}
 class Gateway:
     """`batchmill serve` as a process of its own."""
 
-    def __init__(self, redis_url: str, data: Path) -> None:
+    def __init__(self, redis_url: str, data: Path, **more: str) -> None:
         environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("BATCHMILL", "OPENROUTER"))
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "batchmill.cli", "serve", "--port", "0", "--redis", redis_url],
-            env=environ | {"BATCHMILL_DATA_DIR": str(data), "OPENROUTER_API_KEY": "sk-or-v1-test"},
+            env=environ | {"BATCHMILL_DATA_DIR": str(data), "OPENROUTER_API_KEY": "sk-or-v1-test"} | more,
             stderr=subprocess.PIPE,
             text=True,
         )

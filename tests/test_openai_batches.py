@@ -10,6 +10,8 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.simulator import Simulator
+from batchmill.service.compat.batches import OPERATIONS
+from batchmill.service.openapi import document
 
 from .batch_api_helpers import MODEL, ask, create, finish, get, jsonl, line, submit, upload, when
 from .service_helpers import in_process
@@ -461,6 +463,15 @@ async def test_why_a_batch_never_ran(client: httpx.AsyncClient) -> None:
         ("invalid_method", 2, [2, 3]),
         ("invalid_json_line", 1, [4]),
     ]
+
+
+def test_the_document_says_what_is_sent() -> None:
+    """Money is a number; a body names each of its fields with what it may be."""
+    schemas = document(OPERATIONS, "1")["components"]["schemas"]
+    assert schemas["Cost"]["properties"]["spent_usd"] == {"type": "number", "default": 0}
+    assert schemas["CreateBatch"]["properties"]["max_cost_usd"]["anyOf"][0] == {"type": "number"}
+    assert schemas["CreateBatch"]["properties"]["endpoint"]["enum"] == ["/v1/chat/completions"]
+    assert schemas["CreateBatch"]["additionalProperties"] is False
 
 
 async def test_what_only_we_know(client: httpx.AsyncClient) -> None:

@@ -281,6 +281,7 @@ async def test_storage_that_fails_for_one_batch_keeps_nobody_else_waiting(
     await write_outputs(service)
     assert await outputs.waiting(redis) == [first.id]
     assert (await batches.status(redis, second.id)).output_file
+    assert 0 < await redis.pttl(service_keys.finalizing(first.id)) <= 5000  # then somebody tries again
 
 
 async def test_a_batch_that_is_gone_waits_no_more(redis: Redis, service: Service) -> None:

@@ -1,18 +1,22 @@
 """What is removed of a project or a batch, and what stays."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from batchmill.config.settings import load
 from batchmill.spend.ledger import UsageRecord
 from batchmill.store import batches, keys, ledger, purge, usage_log
+from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError
 from batchmill.store.model import BatchState
 from batchmill.store.usage_log import Whose
 
 from .cli_helpers import Desk, desk, shared_simulator
+from .service_helpers import in_process
 from .store_helpers import UPSTREAM, claim, complete, named_batch, put, result
 from .usage_helpers import put_chunk, used
 
@@ -159,3 +163,24 @@ def test_without_an_archive_the_command_says_how_to_have_one(desk: Desk) -> None
         refused = desk.run("archive", command)
         assert refused.code == 2
         assert 'kind = "database"' in refused.err
+
+
+def test_the_command_takes_files_along_with_their_bytes(desk: Desk) -> None:
+    async def upload() -> None:
+        redis = connect(desk.redis_url)
+        async with in_process(redis, load(environ=desk.environ), tasks=False) as client:
+            for name in ("a.jsonl", "b.jsonl"):
+                form = {"file": (name, b'{"custom_id":"a"}\n')}
+                answer = await client.post("/v1/files", files=form, data={"purpose": "batch"})
+                assert answer.status_code == 200
+        await redis.aclose()
+
+    asyncio.run(upload())
+    folder = desk.folder / "data" / "files" / "files"
+    assert len(list(folder.iterdir())) == 2
+    other = desk.run("purge", "--project", "other", "--yes", "--json")
+    assert json.loads(other.out)["files"] == 0
+    done = desk.run("purge", "--project", "default", "--yes")
+    assert done.code == 0
+    assert "2 files" in done.err
+    assert list(folder.iterdir()) == []

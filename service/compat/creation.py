@@ -56,7 +56,7 @@ class CreateBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     on_invalid: Literal["fail", "skip"] = "fail"
     cache: bool | None = None
     webhook_url: str | None = None
-    tags: dict[str, Any] | None = None
+    tags: Metadata | None = None
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
 
 

@@ -13,12 +13,11 @@ import msgspec
 import structlog
 
 from batchmill.config.errors import BatchmillError
-from batchmill.service.compat.growing import Growing, lines_of
+from batchmill.service.compat.growing import CutError, Growing, lines_of
 from batchmill.service.compat.ids import batch_of, blob_of, error_file_id, output_file_id
 from batchmill.service.context import Service
 from batchmill.store import batches, files, intakes, outputs
 from batchmill.store.clock import now_ms
-from batchmill.store.connection import OUTAGE
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.files import FileRecord
 from batchmill.store.model import BatchState, BatchStatus
@@ -28,6 +27,7 @@ log = structlog.get_logger()
 LEASE = 60.0
 """Seconds after which another gateway goes on with what a silent one was writing."""
 
+_PAUSE = 5.0  # seconds after a failure until somebody tries again
 _DAY = 86_400
 
 
@@ -125,10 +125,12 @@ async def write_outputs(service: Service) -> None:
             continue
         try:
             await _write(service, batch_id)
-        except OUTAGE:
-            raise
-        except (BatchmillError, OSError) as error:  # the others may fare better; this one's turn comes again
+        except (BatchmillError, CutError) as error:  # the others may fare better; this one's turn comes again
+            await outputs.renew(service.redis, batch_id, _PAUSE)
             log.warning("service.outputs_not_written", batch_id=batch_id, error=str(error))
+        except asyncio.CancelledError:  # we are to end: nobody should have to wait for our lease
+            await outputs.renew(service.redis, batch_id, _PAUSE)
+            raise
 
 
 async def _write(service: Service, batch_id: str) -> None:
