@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, service_keys
@@ -137,12 +136,6 @@ async def page(redis: Redis, project: str | None, after: str | None, limit: int)
     found = await redis.execute_command("ZREVRANGEBYLEX", service_keys.index(project), end, "-", "LIMIT", 0, limit + 1)
     ids = tuple(member.decode().partition("|")[0] for member in found[:limit])
     return Page(ids, len(found) > limit)
-
-
-def enlist(pipe: Pipeline, batch_id: str, project: str) -> None:
-    """Put an intake or a batch into the index, as part of a pipeline."""
-    pipe.execute_command("ZADD", service_keys.index(None), 0, service_keys.in_index(batch_id, project))
-    pipe.execute_command("ZADD", service_keys.index(project), 0, batch_id)
 
 
 async def by_content(redis: Redis, content: str) -> str | None:

@@ -87,6 +87,7 @@ async def test_an_end_is_told_once_signed_as_openai_s_clients_read_it(post: Post
     for _ in range(3):
         await written(post.redis, batch_id)
     await post.teller.tell()
+    await written(post.redis, batch_id)
     await post.again()
     (request,) = post.got
     assert request.url == httpx.URL("https://93.184.216.34/secret-path")
