@@ -30,7 +30,6 @@ def document(operations: Sequence[Operation], version: str) -> Schema:
     types = [kind for each in operations for kind in (each.body, each.answer) if kind is not None]
     types = list(dict.fromkeys([*types, ErrorObject]))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    schemas, components = _as_encoded([*schemas]), _as_encoded(components)
     known = dict(zip(types, schemas, strict=True))
     paths: Schema = {}
     for operation in operations:
@@ -62,18 +61,6 @@ def _with_numbers(part: Any) -> Any:
             return {name: value for name, value in part.items() if name != "format"} | {"type": "number"}
         return {name: _with_numbers(value) for name, value in part.items()}
     return [_with_numbers(each) for each in part] if isinstance(part, list) else part
-
-
-def _as_encoded(schema: Any) -> Any:
-    """Return a schema in which decimals are the numbers that we write them as; msgspec takes them for strings."""
-    if isinstance(schema, list):
-        return [_as_encoded(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("format") != "decimal":
-        return {name: _as_encoded(part) for name, part in schema.items()}
-    default = {"default": float(schema["default"])} if isinstance(schema.get("default"), str) else {}
-    return {name: part for name, part in schema.items() if name != "format"} | {"type": "number"} | default
 
 
 def _operation(operation: Operation, known: dict[Any, Schema]) -> Schema:

@@ -18,6 +18,8 @@ from .service_helpers import in_process
 from .waiting import wait_until
 
 DAY = 86_400
+MISSING = "missing_required_parameter"
+TOO_LARGE = "line_too_large"
 NO_MODEL = {"messages": [{"role": "user", "content": "Secret"}]}
 DUPLICATE = (
     "The custom_id 'line-0' for this request is a duplicate of another request. "
@@ -296,6 +298,46 @@ async def test_a_line_that_is_wrong(
     assert "Secret" not in fault["message"]
 
 
+async def test_lines_that_look_odd_and_are_good(client: httpx.AsyncClient) -> None:
+    azure = line(3, custom_id="\U0001f600" * 128, url="/chat/completions")  # an id of 512 bytes
+    content = b"\xef\xbb\xbf" + jsonl([line(0), b"", b"  \t", line(1), azure]).replace(b"\n", b"\r\n").rstrip()
+    batch = await create(client, await upload(client, content))
+    found = await when(client, batch["id"], "in_progress", "failed")
+    assert (found["errors"], found["request_counts"]["total"]) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "param"),
+    [
+        (line(1, custom_id=""), "invalid_request", "custom_id"),
+        (line(1, custom_id=7), "invalid_request", "custom_id"),
+        (line(1, custom_id="x" * 513), "invalid_request", "custom_id"),
+        (b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":null}', MISSING, "body"),
+        (b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":[]}', "invalid_request", "body"),
+        (b'{"custom_id":NaN}', "invalid_json_line", None),
+        (b'{"custom_id":"\xff"}', "invalid_json_line", None),
+        (b'{"custom_id":"\\ud800"}', "invalid_json_line", None),
+        (b"[1]", "invalid_request", None),
+        (b"[" * 5000, "invalid_request", None),
+        (line(1, body={"model": MODEL, "messages": [{"role": "user", "content": "x" * (4 << 20)}]}), TOO_LARGE, None),
+    ],
+    ids=range(11),
+)
+async def test_lines_that_are_odd_and_wrong(client: httpx.AsyncClient, wrong: Any, code: str, param: str) -> None:
+    (fault,) = await faults(client, line(0), wrong)
+    assert (fault["code"], fault["param"], fault["line"]) == (code, param, 2)
+
+
+async def test_fifty_thousand_lines_and_one(real_redis: Redis, settings: Settings) -> None:
+    lines = [line(number) for number in range(50_001)]
+    async with in_process(real_redis, settings) as client:
+        (fault,) = await faults(client, *lines)
+        assert (fault["code"], fault["line"]) == ("too_many_tasks", None)
+        lines[39_999] = lines[1]
+        (fault,) = await faults(client, *lines[:50_000])
+        assert (fault["code"], fault["line"]) == ("duplicate_custom_id", 40_000)
+
+
 async def test_an_input_file_with_too_many_lines(redis: Redis, settings: Settings) -> None:
     limits = msgspec.structs.replace(settings.service, max_batch_lines=2)
     async with in_process(redis, msgspec.structs.replace(settings, service=limits)) as client:
@@ -468,7 +510,7 @@ async def test_why_a_batch_never_ran(client: httpx.AsyncClient) -> None:
 def test_the_document_says_what_is_sent() -> None:
     """Money is a number; a body names each of its fields with what it may be."""
     schemas = document(OPERATIONS, "1")["components"]["schemas"]
-    assert schemas["Cost"]["properties"]["spent_usd"] == {"type": "number", "default": 0}
+    assert schemas["Cost"]["properties"]["spent_usd"]["type"] == "number"
     assert schemas["CreateBatch"]["properties"]["max_cost_usd"]["anyOf"][0] == {"type": "number"}
     assert schemas["CreateBatch"]["properties"]["endpoint"]["enum"] == ["/v1/chat/completions"]
     assert schemas["CreateBatch"]["additionalProperties"] is False
