@@ -25,6 +25,10 @@ class Moments:
         kept: T = self._kept[name]
         return kept
 
+    def forget(self) -> None:
+        """Have everything looked at anew: something was changed here, and who changed it will want to see that."""
+        self._found = {}
+
     async def get(self, name: Hashable, look: Callable[[], Awaitable[T]], fresh: float = _FRESH) -> T:
         """Return what a look found a moment ago, or look; who asks meanwhile waits for the same look, and its error."""
         now = time.monotonic()
@@ -38,15 +42,21 @@ class Moments:
         return found
 
     async def _look(self, name: Hashable, look: Callable[[], Awaitable[T]], fresh: float) -> T:
-        began = time.monotonic()
+        began, task = time.monotonic(), asyncio.current_task()
         try:
             found = await look()
         except BaseException:
-            del self._found[name]
+            if self._is_last(name, task):
+                del self._found[name]
             raise
         ended = time.monotonic()
-        self._found[name] = (ended + max(fresh, _REST * (ended - began)), self._found[name][1])
+        if task is not None and self._is_last(name, task):
+            self._found[name] = (ended + max(fresh, _REST * (ended - began)), task)
         return found
+
+    def _is_last(self, name: Hashable, task: asyncio.Task[Any] | None) -> bool:
+        """Whether nobody forgot the look, or looked anew, meanwhile."""
+        return name in self._found and self._found[name][1] is task
 
 
 def _heard(task: asyncio.Task[Any]) -> None:

@@ -16,9 +16,12 @@ _PATH_PARTS = re.compile(r"{(\w+)(?::\w+)?}")
 _REFERENCE = "#/components/schemas/{name}"
 _SAID = {
     400: "The request can't be meant.", 401: "No API key, or none that counts.",
-    403: "The key lacks a scope.", 404: "There is none, or not for this key.",
+    402: "A budget has no room.", 403: "The key lacks a scope.", 404: "There is none, or not for this key.",
     408: "The body did not come on.", 409: "Not in this state.", 413: "The body is too large.",
     416: "The range begins after the end.", 429: "Too many requests.", 500: "A defect of the service.",
+    422: "The model can't make anything of it.",
+    502: "The upstream failed, as often as it was asked.",
+    504: "It did not come in time.",
     503: "Redis or the storage can't be reached.",
 }  # fmt: skip
 

@@ -13,13 +13,15 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from batchmill.config.policy import Budget, Policy
+from batchmill.config.policy import Alias, Budget, Policy
 from batchmill.config.settings import Settings
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.openrouter.simulator.faults import FaultKind, Faults
 from batchmill.producer import Batch
+from batchmill.service.compat import chat, chat_waiting
 from batchmill.service.compat.chat_answers import blocked
-from batchmill.store import batches, chats, gauges, keys, policy
+from batchmill.store import api_keys, batches, chats, gauges, keys, policy
+from batchmill.store.errors import StoreError
 from batchmill.store.model import BatchState, BatchStatus, Priority
 
 from .fleet_helpers import Scene, scene
@@ -93,6 +95,8 @@ async def test_an_answer_is_the_model_s_and_headers_say_what_it_took(tmp_path: P
         assert (told["x-attempts"], told["x-cached"], told["x-model"]) == ("1", "false", MODEL)
         status = await batches.status(at.redis, told["x-batch-id"])
         assert (status.total, status.succeeded, status.priority, status.project) == (1, 1, Priority.HIGH, "default")
+        assert status.expires_at is not None  # should the gateway die, nobody waits for it any more
+        assert 600 <= status.expires_at - status.created_at <= 720
         assert 0 < await at.redis.ttl(keys.batch(status.id)) <= chats.KEEP  # nobody looks at it for long
         assert await at.redis.zcard(keys.batches()) == 0  # nor does it fill the lists
         assert (await batches.page(at.redis, None, None, 10)).ids == ()
@@ -180,6 +184,36 @@ async def test_a_budget_without_room_is_a_402(tmp_path: Path) -> None:
         assert gauge.spent + gauge.held + gauge.suspect <= cap.limit
 
 
+async def test_an_alias_lets_a_program_keep_the_names_that_it_has(tmp_path: Path) -> None:
+    rules = Policy(aliases=(Alias(name="gpt-4o-mini", models=(MODEL,)),))
+    async with desk(tmp_path, rules) as at:
+        response = await at.ask(model="gpt-4o-mini")
+        assert (response.status_code, response.headers["x-model"]) == (200, MODEL)
+
+
+async def test_a_chat_belongs_to_the_key_s_project_and_is_paid_from_its_budget(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        upstream = at.scene.settings.upstream_name
+        keys_ = (
+            api_keys.Wanted(name="mine", project="a", budget_usd=Decimal("0.001")),
+            api_keys.Wanted(name="other", project="b"),
+            api_keys.Wanted(name="mute", project="a", scopes=("read",)),
+        )
+        made = [await api_keys.create(at.redis, upstream, wanted, "test") for wanted in keys_]
+        as_mine, as_other, as_mute = ({"authorization": f"Bearer {key.text}"} for key in made)
+        assert (await at.ask()).status_code == 401
+        assert (await at.ask(headers=as_mute)).status_code == 403
+        response = await at.ask(headers=as_mine)
+        batch_id = response.headers["x-batch-id"]
+        assert (await batches.status(at.redis, batch_id)).project == "a"
+        assert (await at.client.get(f"/v1/batches/{batch_id}", headers=as_mine)).json()["x_project"] == "a"
+        assert (await at.client.get(f"/v1/batches/{batch_id}", headers=as_other)).status_code == 404
+        (gauge,) = await gauges.budgets(at.redis, upstream)
+        assert gauge.spent == Decimal(response.headers["x-cost-usd"]) * 1_000_000_000
+        refused = await at.ask(headers=as_mine, max_tokens=16_000)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "over_budget")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_goes_away_cancels_what_it_asked_for(tmp_path: Path, stream: bool) -> None:
     async with desk(tmp_path, latency="8000") as at:
@@ -211,6 +245,30 @@ async def test_a_client_that_stops_reading_a_stream_cancels_it(tmp_path: Path) -
         assert (await batch.status()).succeeded == 0
 
 
+async def test_a_silent_stream_shows_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "_SILENCE", 0.01)
+    async with desk(tmp_path, latency="1000") as at:
+        async with at.client.stream("POST", URL, json=asking(stream=True)) as response:
+            lines = [line async for line in response.aiter_lines()]
+        assert ": waiting" in lines
+        assert lines[-2] == "data: [DONE]"
+
+
+async def test_an_outage_while_somebody_waits_is_outlived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    async def away(batch: Batch) -> BatchStatus:
+        looks.append(batch.id)
+        raise StoreError("Redis is away")
+
+    monkeypatch.setattr(chat_waiting, "_LOOK", 0.05)
+    monkeypatch.setattr(chat_waiting, "_LEAST", 0.0)
+    monkeypatch.setattr(Batch, "status", away)
+    async with desk(tmp_path, latency="1000") as at:
+        response = await at.ask(headers={"x-wait": "0"})
+        assert (response.status_code, len(looks) > 1) == (200, True)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param", "code"),
     [
@@ -220,7 +278,12 @@ async def test_a_client_that_stops_reading_a_stream_cancels_it(tmp_path: Path) -
         (b'{"model":"m"}', 400, "messages", "missing_required_parameter"),
         (b'{"model":7,"messages":[]}', 400, "model", "invalid_type"),
         (b'{"model":"openai/gpt-4o-mini","messages":[]}', 400, "messages", "invalid_request"),
-        (b'{"model":"openai/gpt-4o-mini","messages":[{"content":"x"}]}', 400, "messages[0]", "invalid_request"),
+        (
+            b'{"model":"openai/gpt-4o-mini","messages":[{"content":"x"}]}',
+            400,
+            "messages[0].role",
+            "missing_required_parameter",
+        ),
         (b'{"model":"openai/gpt-4o-mini","messages":[],"stream":"yes"}', 400, "stream", "invalid_type"),
         (b'{"model":"openai/gpt-4o-mini","messages":[],"priority":"top"}', 400, "priority", "invalid_value"),
         (b'{"model":"openai/gpt-4o-mini","messages":[],"strategy":"luck"}', 400, "strategy", "invalid_value"),

@@ -108,6 +108,31 @@ async def test_one_line_has_its_request_its_answer_and_its_attempts(ran: Ran, cl
     assert await get(client, f"{path}/line-2", at="1-1") == good  # a wrong hint only takes longer
 
 
+async def test_the_request_of_a_line_that_came_over_http_is_in_its_file_while_that_is_there(
+    ran: Ran, tmp_path: Path
+) -> None:
+    text = b"\n".join(msgspec.json.encode(line) for line in fleet_helpers.lines(3, models=MODELS[:1]))
+    settings = msgspec.structs.replace(ran.scene.settings, data_dir=tmp_path)
+    async with in_process(ran.scene.store.redis, settings) as client:
+        uploaded = await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", text)})
+        file_id = uploaded.json()["id"]
+        wanted = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch_id = (await client.post("/v1/batches", json=wanted)).json()["id"]
+
+        async def done() -> bool:
+            return bool((await client.get(f"/v1/batches/{batch_id}")).json()["status"] == "completed")
+
+        await wait_until(done, "the batch ends")
+        path = f"/v1/batches/{batch_id}/lines/line-2"
+        told = await get(client, path)
+        assert told["request_gone"] is None
+        assert told["request"]["messages"][0]["content"] == "What is special about the number 2?"
+        assert told["request_gone"] is None
+        await client.delete(f"/v1/files/{file_id}")
+        told = await get(client, path)
+        assert (told["request"], file_id in told["request_gone"]) == (None, True)
+
+
 async def test_of_another_project_nothing_exists(ran: Ran) -> None:
     service = service_of(ran.scene.store.redis, ran.scene.settings)
     with pytest.raises(ApiError) as of_others:
@@ -138,14 +163,15 @@ async def test_of_another_project_nothing_exists(ran: Ran) -> None:
 async def counted(client: httpx.AsyncClient) -> bool:
     """Whether the workers have told what they counted, which they do each second."""
     whole = await get(client, "/v1/overview")
-    return sum(part["calls"] for part in whole["throughput"]["hour"]) >= 15
+    return bool(sum(part["calls"] for part in whole["throughput"]["hour"]) >= 15)
 
 
 async def test_models_tell_how_they_do(ran: Ran, client: httpx.AsyncClient) -> None:
     await wait_until(lambda: counted(client), "the calls are counted")
     found = {one["model"]: one for one in (await get(client, "/v1/model_states"))["data"]}
     good = found[MODELS[0]]
-    assert (good["health"], good["calls"], good["failures"]) == ("ok", 15, 0)
+    assert (good["health"], good["failures"]) == ("ok", 0)
+    assert good["calls"] >= 15
     assert 10 < good["latency_ms"]["p50"] <= good["latency_ms"]["p95"] <= good["latency_ms"]["p99"]
     assert good["price"]["input"] > 0
     assert good["breaker"]["state"] == "closed"

@@ -15,7 +15,7 @@ from batchmill.config.settings import Settings, load
 from batchmill.config.windows import WindowKind
 from batchmill.service.control.events import changed, standing
 from batchmill.service.identity import EVERY_SCOPE, OPERATOR, Identity
-from batchmill.store import operators, policy
+from batchmill.store import api_keys, operators, policy
 from batchmill.store.policy import raise_budget
 
 from .gate_helpers import budget, policy_of
@@ -98,6 +98,23 @@ async def test_a_gateway_that_stops_waits_for_no_listener(real_redis: Redis, set
         loop = asyncio.get_running_loop()
         began = loop.time()
     assert loop.time() - began < 5
+
+
+async def test_a_key_that_is_revoked_hears_nothing_more(real_redis: Redis, settings: Settings) -> None:
+    made = await api_keys.create(real_redis, UPSTREAM, api_keys.Wanted(name="mine", project="evals"), "somebody")
+    async with serving(real_redis, settings) as client:
+        async with listening(client, authorization=f"Bearer {made.text}") as events:
+            assert (await events.until("overview"))["project"] == "evals"
+            await api_keys.revoke(real_redis, UPSTREAM, made.key.id, "somebody")
+            await events.end()
+        assert (await client.get("/v1/events")).status_code == 401
+
+
+async def test_who_needed_no_key_hears_nothing_more_once_there_is_one(real_redis: Redis, settings: Settings) -> None:
+    async with serving(real_redis, settings) as client, listening(client) as events:
+        await events.until("overview")
+        await api_keys.create(real_redis, UPSTREAM, api_keys.Wanted(name="first", project=None), "somebody")
+        await events.end()
 
 
 async def test_many_listeners_cost_what_one_does(real_redis: Redis, settings: Settings) -> None:

@@ -63,6 +63,7 @@ def exact(reply: httpx.Response) -> Any:
 
 
 async def test_a_budget_is_raised_and_lowered_and_everybody_sees_who_did_it(client: httpx.AsyncClient) -> None:
+    assert exact(await client.get("/v1/budgets"))["data"][0]["limit_usd"] == 10
     raised = await client.patch("/v1/budgets/all", json={"limit_usd": 12.5})
     assert raised.status_code == 200
     told = exact(raised)
@@ -109,7 +110,8 @@ async def test_a_project_sees_its_own_and_how_much_is_free_of_what_it_shares(ser
 async def test_a_project_s_admin_may_change_the_caps_of_its_own_batches_only(service: Service) -> None:
     own, foreign = await capped_batch(service.redis, "evals"), await capped_batch(service.redis, "others")
     raised = await control.change_limit(service, EVALS, own, Decimal(2))
-    assert (raised.after_usd, raised.budget and raised.budget.limit_usd) == (2, 2)
+    assert raised.budget is not None
+    assert (raised.after_usd, raised.budget.limit_usd) == (Decimal(2), Decimal(2))
     for name, status in (("evals-cap", 403), ("all", 403), (foreign, 404), ("others-cap", 404), ("none", 404)):
         with pytest.raises(ApiError) as refused:
             await control.change_limit(service, EVALS, name, Decimal(5))

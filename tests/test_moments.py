@@ -63,6 +63,21 @@ async def test_an_error_is_told_to_all_who_wait_and_then_forgotten() -> None:
     assert await moments.get("it", look) == 7
 
 
+async def test_after_a_change_everybody_looks_anew_also_while_a_look_is_under_way() -> None:
+    moments, look = Moments(), Look()
+    old = asyncio.create_task(moments.get("it", look))
+    await asyncio.sleep(0)
+    moments.forget()
+    new = asyncio.create_task(moments.get("it", look))
+    await asyncio.sleep(0)
+    look.go_on.set()
+    await asyncio.gather(old, new)
+    assert look.count == 2
+    assert await moments.get("it", look) == await new
+    moments.forget()
+    assert await moments.get("it", look) == 3
+
+
 def test_what_is_kept_is_made_once() -> None:
     moments = Moments()
     assert moments.keep("reader", list) is moments.keep("reader", list)

@@ -2,11 +2,14 @@
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchmill.service.app import OPERATIONS
+from batchmill.service.control import document as control_document
+from batchmill.service.control import money_api, work_api
 from batchmill.service.openapi import document
 from batchmill.service.operations import Operation
 
@@ -68,3 +71,15 @@ def test_every_status_is_told_in_words() -> None:
 def test_money_is_a_number() -> None:
     assert not [part for part in parts(DOCUMENT) if part.get("format") == "decimal"]
     assert DOCUMENT["components"]["schemas"]["CostNow"]["properties"]["today_usd"]["type"] == "number"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [*work_api.OPERATIONS, *money_api.OPERATIONS, *control_document.OPERATIONS],
+    ids=lambda operation: operation.name,
+)
+def test_our_own_operations_are_in_the_docs(operation: Operation) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text("utf-8")
+    path = PARTS.sub(r"{\1}", operation.path).replace("{batch_id}", "{id}").replace("{alert_id}", "{id}")
+    mark = " *" if operation.operator else ""
+    assert f"\n| `{operation.method} {path}`{mark} |" in page

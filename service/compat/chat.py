@@ -31,6 +31,7 @@ SOURCE = "chat"
 """What the source of such a batch says."""
 
 _SSE = "text/event-stream"
+_UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # the second is for nginx
 _STILL_THERE = b": waiting\n\n"  # a comment, which clients pass over
 _SILENCE = 10.0  # seconds
 _SLACK = 60  # seconds
@@ -100,7 +101,7 @@ async def _streamed(call: Call[None, None], batch: Batch, wait: Wait, asked: Cha
         if not first:
             await events.aclose()
             await chats.let_expire(call.service.redis, batch.id)
-    headers = {**headers_of(batch.id), "cache-control": "no-cache"}
+    headers = {**headers_of(batch.id), **_UNBUFFERED}
     return StreamingResponse(_chunks(call.service.redis, batch, relay, first, events), headers=headers, media_type=_SSE)
 
 
@@ -151,7 +152,7 @@ def _at_once(batch: Batch, event: Ended, relay: Relay) -> Response:
     if not event.result.succeeded:
         raise failure_of(event.result, headers)
     body = b"".join(map(_event, relay.end(event)))
-    return Response(body, headers={**headers, "cache-control": "no-cache"}, media_type=_SSE)
+    return Response(body, headers={**headers, **_UNBUFFERED}, media_type=_SSE)
 
 
 def _out(batch: Batch, relay: Relay, event: Event) -> list[bytes]:

@@ -89,6 +89,8 @@ def refusal_of(error: InputError) -> ApiError:
     message = bad.message.replace("the batch's --max-cost", _CAP).replace("--max-cost", _CAP)
     if bad.code == "no_price":  # of a model that the catalogue does not have, nearly always
         return ApiError(404, f"The model can't be used: {message}", param="model", code="model_not_found")
+    if bad.code == "no_candidate":  # as OpenRouter: there is no endpoint for it
+        return ApiError(404, message, param=param, code=bad.code)
     return problems.invalid(message, param, bad.code)
 
 

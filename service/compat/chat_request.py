@@ -6,19 +6,37 @@ fallback_models, strategy, requirements   who may answer: read with the line, as
 """
 
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from batchmill.config.policy import MAX_LIMIT_USD
 from batchmill.config.strategy import Strategy
+from batchmill.producer.lines import MAX_FALLBACKS, MAX_MODEL_BYTES
 from batchmill.producer.render import URL
 from batchmill.service import problems
 from batchmill.store.model import Priority
 
 _OURS = frozenset({"stream", "stream_options", "stream_to", "max_cost_usd", "cache", "priority"})
 
+# what the line's own checks refuse, with better words, is in the schema alone
+Named = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"\S", "maxLength": MAX_MODEL_BYTES // 4})]
+Fallbacks = Annotated[list[Named], msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_FALLBACKS})]
+Cap = Annotated[
+    Decimal, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": MAX_LIMIT_USD, "multipleOf": 1e-9})
+]
+
 _encode = msgspec.json.Encoder().encode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message. All but its role is the model's to judge."""
+
+    role: str
+
+
+Messages = Annotated[list[Message], msgspec.Meta(extra_json_schema={"minItems": 1})]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -36,14 +54,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     answer, `strategy` in which order.
     """
 
-    model: str
-    messages: list[dict[str, Any]]
+    model: Named
+    messages: Messages
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_cost_usd: Decimal | None = None
+    max_cost_usd: Cap | None = None
     cache: bool | None = None
     priority: Priority | None = None
-    fallback_models: list[str] | None = None
+    fallback_models: Fallbacks | None = None
     strategy: Strategy | None = None
 
     @property

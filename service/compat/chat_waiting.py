@@ -6,6 +6,7 @@ handed over ──► in the air ──► its result                     howeve
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -20,6 +21,7 @@ from batchmill.service.compat.chat_answers import blocked, headers_of
 from batchmill.service.operations import Call
 from batchmill.service.problems import ApiError
 from batchmill.store import chats
+from batchmill.store.errors import StoreError
 from batchmill.store.model import BatchState
 
 log = structlog.get_logger()
@@ -60,7 +62,8 @@ class Wait:
         task = asyncio.ensure_future(awaited)
         try:
             while not (await asyncio.wait([task], timeout=_LOOK))[0]:
-                await self._look()
+                with contextlib.suppress(StoreError):  # an outage: what may be paid for is not given up
+                    await self._look()
             return task.result()
         finally:
             if not task.done():

@@ -48,6 +48,7 @@ async def change_limit(service: Service, identity: Identity, name: str, limit_us
     except ValueError as error:
         raise problems.invalid(str(error), "limit_usd", "invalid_value") from error
     await lanes.unpark_all(service.redis, service.upstream)
+    service.moments.forget()
     found = [gauge for gauge in await gauges.budgets(service.redis, service.upstream) if gauge.name == name]
     return Raised(
         name=name,
@@ -74,6 +75,7 @@ async def release(service: Service, identity: Identity, holds: tuple[str, ...] |
             raise problems.not_found(f"No suspect found with hold '{hold}'.")
     asked = list(known) if holds is None else list(dict.fromkeys(holds))
     freed = await suspects.release(service.redis, service.upstream, asked, who(identity)) if asked else []
+    service.moments.forget()
     return Released(holds=tuple(freed), total_usd=to_usd(sum(known[hold].amount for hold in freed)))
 
 

@@ -46,6 +46,7 @@ async def change_rates(service: Service, identity: Identity, name: str, change: 
         raise problems.not_found(f"No limit found with name '{name}'.") from error
     except ValueError as error:
         raise problems.invalid(str(error), code="invalid_value") from error
+    service.moments.forget()
     found = await gauges.limits(service.redis, service.upstream)
     tuned = (await policy.live(service.redis, service.upstream)).tuned
     return Limits(data=tuple(limit_shape(one, tuned=name in tuned) for one in found if one.limit.name == name))

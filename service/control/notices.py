@@ -28,6 +28,7 @@ async def acknowledge_alert(service: Service, identity: Identity, alert_id: str)
         await acknowledge(service.redis, service.upstream, [alert_id], who(identity))
     except UnknownAlertError as error:
         raise problems.not_found(f"No alert found with id '{alert_id}'.") from error
+    service.moments.forget()
     found = await listed(service.redis, service.upstream, everything=True)
     return next(alert_shape(raised) for raised in found if raised.id == alert_id)
 

@@ -17,11 +17,12 @@ _NO_FILE = (
 )
 _FILE_GONE = "The request was in the uploaded file '{file}', which is there no more."
 _NOT_IN_FILE = "The uploaded file '{file}' has no line with this custom_id."
+_NOTHING = msgspec.Raw(b"")
 
 
 class _InputLine(msgspec.Struct):
     custom_id: str | None = None
-    body: msgspec.Raw | None = None
+    body: msgspec.Raw = _NOTHING
 
 
 _decode = msgspec.json.Decoder(_InputLine).decode
@@ -80,6 +81,6 @@ def _among(text: bytes, custom_id: str) -> bytes | None:
             read = _decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # a batch may skip lines that can't be read
-        if read.custom_id == custom_id and read.body is not None:
-            return bytes(read.body)
+        if read.custom_id == custom_id and (body := bytes(read.body)):
+            return body
     return None

@@ -40,6 +40,7 @@ async def pauses(service: Service, identity: Identity) -> Pauses:  # noqa: ARG00
 async def pause(service: Service, identity: Identity, model: str, reason: str | None = None) -> Pauses:
     """Send nothing for a model until somebody resumes it; what is in the air lands. Any model may be paused."""
     await operators.pause(service.redis, service.upstream, model, who(identity), reason)
+    service.moments.forget()
     return await pauses(service, identity)
 
 
@@ -47,6 +48,7 @@ async def resume(service: Service, identity: Identity, model: str) -> Pauses:
     """End the pause of an operator; those that the upstream asked for end by themselves. Raises ApiError 404."""
     if not await operators.resume(service.redis, service.upstream, model, who(identity)):
         raise problems.not_found(f"No operator has paused '{model}'.")
+    service.moments.forget()
     return await pauses(service, identity)
 
 
@@ -71,5 +73,6 @@ def breaker_shape(gauge: ModelGauge) -> BreakerState:
 
 
 async def _breaker(service: Service, model: str) -> BreakerState:
+    service.moments.forget()
     found = await gauges.models(service.redis, service.upstream)
     return breaker_shape(next((gauge for gauge in found if gauge.model == model), ModelGauge(model=model)))
