@@ -293,8 +293,9 @@ async def test_an_idempotency_key_is_known_in_its_project_alone(world: World) ->
     for headers in ({"idempotency-key": "file"}, {"x-stainless-retry-count": "1"}):
         ids = []
         for key in ("zaphod-key", "b"):
-            form = {"data": {"purpose": "batch"}, "files": {"file": ("zaphod.jsonl", jsonl([priced(0, "same")]))}}
-            sent = await world.ask(BY_NAME["create_file"], key, headers=headers, **form)
+            files = {"file": ("zaphod.jsonl", jsonl([priced(0, "same")]))}
+            form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": files}
+            sent = await world.ask(BY_NAME["create_file"], key, None, headers=headers, **form)
             ids.append(sent.json()["id"])
         assert ids[0] != ids[1]
 

@@ -8,6 +8,8 @@ import asyncio
 import itertools
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -86,15 +88,21 @@ class Client:
             yield count, self._pair.urls[number]
 
     async def ask(
-        self, method: str, path: str, first: int = 1, body: Body | None = None, tried: int = 0, **request: Any
+        self,
+        method: str,
+        path: str,
+        first: int = 1,
+        body: Body | bytes | None = None,
+        *,
+        tried: int = 0,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         """Return the answer, which is a good one."""
-        headers = request.pop("headers", {})
         for count, url in self.turns(first):
-            counted = headers | {"x-stainless-retry-count": str(count + tried)}
-            content = {"content": body()} if body else {}
+            counted = (headers or {}) | {"x-stainless-retry-count": str(count + tried)}
+            content = body() if callable(body) else body
             try:
-                reply = await self._http.request(method, url + path, headers=counted, **content, **request)
+                reply = await self._http.request(method, url + path, headers=counted, content=content)
             except httpx.TransportError:
                 self.lost += 1
                 continue
@@ -185,8 +193,10 @@ async def test_a_client_loses_no_line_no_byte_and_no_money_though_gateways_die(t
         wanted = json.dumps({"input_file_id": file_id} | BATCH).encode()
         await lose_the_answer(at, pair.urls[1], wanted)
         pair.restart(0)
-        json_body = {"headers": {"content-type": "application/json"}, "content": wanted}
-        batch = (await client.ask("POST", "/v1/batches", 0, tried=1, **json_body)).json()
+        again = await client.ask(
+            "POST", "/v1/batches", 0, wanted, tried=1, headers={"content-type": "application/json"}
+        )
+        batch = again.json()
         assert [each["id"] for each in (await client.ask("GET", "/v1/batches")).json()["data"]] == [batch["id"]]
 
         early, ended = await follow(client, batch["id"])
@@ -206,14 +216,15 @@ async def test_a_client_loses_no_line_no_byte_and_no_money_though_gateways_die(t
 
 async def follow(client: Client, batch_id: str) -> tuple[bytes, dict[str, Any]]:
     """Wait until a batch is over, asking both gateways; return what its output was half-way, and the batch."""
-    early, found = b"", {}
+    early = b""
+    found: dict[str, Any] = {}
 
     async def over() -> bool:
         nonlocal early, found
         found = (await client.ask("GET", f"/v1/batches/{batch_id}")).json()
         if not early and found["request_counts"]["completed"] > LINES // 3:
             early = (await client.ask("GET", f"/v1/files/{found['x_output_file_id']}/content", 0)).content
-        return found["status"] == "completed"
+        return bool(found["status"] == "completed")
 
     await wait_until(over, "the batch is completed", patience=120)
     assert early
@@ -242,3 +253,16 @@ async def check_money(at: Scene, client: Client, ended: dict[str, Any]) -> None:
     spend = await client.ask("GET", "/v1/spend?by=batch")
     total = json.loads(spend.content, parse_float=Decimal)["total"]
     assert (total["cost_usd"] * 10**9, total["suspect_usd"]) == (billed, 0)
+
+
+async def test_hundreds_of_clients_get_no_error_and_the_batch_all_its_results() -> None:
+    """The load of `bench/gateway.py`, which fails for any error and any line without a result; no time is asserted."""
+    script = Path(__file__).parents[1] / "bench" / "gateway.py"
+    command = [sys.executable, str(script), "--rounds", "1", "--lines", "1500"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {cells[0]: cells[1:] for row in done.stdout.splitlines() if len(cells := row.strip("| ").split(" | ")) == 6}
+    for operation in ("retrieve a batch", "list batches", "list lines"):
+        assert int(rows[operation][0].replace(",", "")) > 0
+    assert rows["upload a file"][:2] == ["50", "0"]
+    assert "ratio" in done.stdout
