@@ -17,6 +17,7 @@ from batchmill.service.background import Task, running
 from batchmill.service.compat import batches, chat, file_estimates, files, models, outputs
 from batchmill.service.context import Service
 from batchmill.service.control import document, money_api, work_api
+from batchmill.service.dashboard import pages as dashboard
 from batchmill.service.endpoints import endpoint_of, failed
 from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
@@ -44,7 +45,7 @@ TASKS: tuple[Task, ...] = (
 )
 """Whatever a gateway does beside answering."""
 
-PAGES: tuple[BaseRoute, ...] = ()
+PAGES: tuple[BaseRoute, ...] = dashboard.ROUTES
 """What people see: the dashboard."""
 
 

@@ -19,8 +19,8 @@ class Service:
     settings: Settings
     producer: Producer
     blobs: Blobs
-    moments: Moments = field(default_factory=Moments, compare=False, repr=False)
     keyring: Keyring = field(default_factory=Keyring)
+    moments: Moments = field(default_factory=Moments, compare=False, repr=False)
 
     @property
     def upstream(self) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from batchmill.producer.errors import InputError
 from batchmill.service import problems
 from batchmill.service.access.gate import identify
 from batchmill.service.bodies import read_body
+from batchmill.service.context import Service
 from batchmill.service.identity import OPERATOR, Identity
 from batchmill.service.metrics.exposition import answered
 from batchmill.service.operations import Answer, Call, Operation
@@ -58,6 +59,28 @@ def endpoint_of(operation: Operation) -> Endpoint:
 def failed(error: ApiError) -> Response:
     """Return the answer that tells of an error."""
     return Response(encode(problems.error_object(error)), error.status, error.headers, JSON)
+
+
+async def perform(
+    service: Service,
+    operation: Operation,
+    request: Request,
+    identity: Identity,
+    query: Mapping[str, str],
+    body: Mapping[str, object] | None,
+) -> Response | Answer | msgspec.Struct:
+    """Do what an operation does, for a page of ours. Raises ApiError, and nothing else but to be cancelled."""
+    try:
+        _permit(operation, identity)
+        asked = msgspec.convert(query, operation.query, strict=False) if operation.query else None
+        given = msgspec.convert(body or {}, operation.body, strict=False) if operation.body else None
+        return await operation.handler(Call(service, request, identity, asked, given))
+    except (ApiError, asyncio.CancelledError):
+        raise
+    except msgspec.ValidationError as error:
+        raise problems.of_validation(error) from error
+    except Exception as error:
+        raise _known(error) from error
 
 
 async def _answered(operation: Operation, request: Request) -> Response:

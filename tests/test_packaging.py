@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 FOLDERS = [ROOT.joinpath(*name.split(".")[1:]) for name in PACKAGES]
+DATA_FOLDERS = [ROOT / "service" / "dashboard" / name for name in ("templates", "static")]
 NOT_SHIPPED = {"tests", "bench"}
 
 
@@ -22,7 +23,7 @@ def shipped_files() -> set[str]:
     """Return the files of all packages as they must be named in the wheel."""
     return {
         f"batchmill/{path.relative_to(ROOT)}"
-        for folder in FOLDERS
+        for folder in [*FOLDERS, *DATA_FOLDERS]
         for path in folder.iterdir()
         if path.is_file() and path.suffix != ".pyc"
     }

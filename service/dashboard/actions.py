@@ -1,0 +1,86 @@
+"""What people change from a page: each is one operation of the API."""
+
+from decimal import Decimal, InvalidOperation
+
+from batchmill.service import problems
+from batchmill.service.dashboard.asking import Visitor
+from batchmill.service.dashboard.guard import Action
+
+Fields = dict[str, str]
+
+_MOST = 10**9  # dollars; beyond it somebody slipped
+
+
+async def cancel_batch(visitor: Visitor, _: Fields) -> None:
+    """Cancel what is left of a batch."""
+    await visitor.do("POST", f"/v1/batches/{_part(visitor, 'batch_id')}/cancel")
+
+
+async def retry_batch(visitor: Visitor, _: Fields) -> str:
+    """Run the failed lines again; leads to the new batch."""
+    made = await visitor.do("POST", f"/v1/batches/{_part(visitor, 'batch_id')}/retry")
+    return f"/batches/{made.id}"
+
+
+async def set_budget(visitor: Visitor, fields: Fields) -> None:
+    """Give a budget, or a batch, another limit."""
+    limit = _amount(fields.get("limit_usd", ""))
+    await visitor.do("PATCH", f"/v1/budgets/{_part(visitor, 'name')}", limit_usd=limit)
+
+
+async def acknowledge(visitor: Visitor, _: Fields) -> None:
+    """Say that an alert was seen."""
+    await visitor.do("POST", f"/v1/alerts/{_part(visitor, 'alert_id')}/ack")
+
+
+async def trip(visitor: Visitor, _: Fields) -> None:
+    """Stop sending to a model."""
+    await visitor.do("POST", f"/v1/breakers/{_part(visitor, 'model')}/trip")
+
+
+async def reset(visitor: Visitor, _: Fields) -> None:
+    """Close a model's breaker."""
+    await visitor.do("POST", f"/v1/breakers/{_part(visitor, 'model')}/reset")
+
+
+async def pause(visitor: Visitor, _: Fields) -> None:
+    """Send nothing of a model until somebody resumes it."""
+    await visitor.do("POST", "/v1/pauses", model=_part(visitor, "model"))
+
+
+async def resume(visitor: Visitor, _: Fields) -> None:
+    """End a pause."""
+    await visitor.do("DELETE", f"/v1/pauses/{_part(visitor, 'model')}")
+
+
+async def accept_books(visitor: Visitor, _: Fields) -> None:
+    """Let workers send again, by books that were restored."""
+    await visitor.do("POST", "/v1/books/accept")
+
+
+def _part(visitor: Visitor, name: str) -> str:
+    return str(visitor.request.path_params[name])
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text.strip().removeprefix("$").replace(",", ""))
+    except InvalidOperation:
+        raise problems.invalid(f"'{text}' is no amount of dollars.", "limit_usd") from None
+    if not amount.is_finite() or not 0 <= amount <= _MOST:
+        raise problems.invalid(f"'{text}' is no amount that a limit can be.", "limit_usd")
+    return amount
+
+
+ACTIONS: tuple[tuple[str, Action], ...] = (
+    ("/batches/{batch_id}/cancel", cancel_batch),
+    ("/batches/{batch_id}/retry", retry_batch),
+    ("/budgets/{name:path}/limit", set_budget),
+    ("/alerts/{alert_id:path}/ack", acknowledge),
+    ("/breakers/{model:path}/trip", trip),
+    ("/breakers/{model:path}/reset", reset),
+    ("/pauses/{model:path}/end", resume),
+    ("/pauses/{model:path}", pause),
+    ("/books/accept", accept_books),
+)
+"""Where each form is sent."""
