@@ -4,41 +4,25 @@ Every operation is in exactly one of the tables below, and so is every field tha
 here until somebody has said what it is.
 """
 
-import re
 from collections.abc import AsyncIterator, Mapping
-from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
 
 import httpx
-import msgspec
 import pytest
 from redis.asyncio import Redis
-from starlette.routing import Mount, Route
 
-from batchmill.config.alerting import AlertKind
 from batchmill.config.settings import Settings
-from batchmill.openrouter.simulator import Simulator
-from batchmill.service.access.gate import COOKIE
-from batchmill.service.app import OPERATIONS, PAGES
-from batchmill.service.dashboard.forms import FIELD
+from batchmill.service.app import OPERATIONS
 from batchmill.service.identity import EVERY_SCOPE
 from batchmill.service.operations import Operation
-from batchmill.spend.alerts import Alert, Due
-from batchmill.store import alerts, api_keys, policy, sessions
+from batchmill.store import api_keys
 from batchmill.store.api_keys import Wanted
 
-from .batch_api_helpers import create, finish, jsonl, line, upload, when
-from .gate_helpers import budget, policy_of
+from .batch_api_helpers import create, jsonl, upload, when
+from .isolation_helpers import BY_NAME, MARK, NONE, OWNER, PARTS, World, priced, two_projects
 from .service_helpers import in_process
 
-PARTS = re.compile(r"{(\w+)(?::\w+)?}")
-BY_NAME = {each.name: each for each in OPERATIONS}
-MODEL = "openai/gpt-4o-mini"
 WINDOW = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-MARK = "zaphod"
-"""In every name that project A gives to anything."""
-
 OF_A_PROJECT = {
     "retrieve_file": "file", "delete_file": "file", "file_content": "file", "estimate_file": "file",
     "retrieve_batch": "batch", "cancel_batch": "batch", "retry_batch": "batch", "list_batch_errors": "batch",
@@ -79,102 +63,12 @@ SAYS_NOTHING = {
 """Fields that name nothing, or something new."""
 
 
-class World(msgspec.Struct, frozen=True):
-    """Two projects on one gateway. `things` are those of project A, by kind; `keys` by name."""
-
-    client: httpx.AsyncClient
-    things: dict[str, list[dict[str, str]]]
-    keys: dict[str, str]
-
-    async def ask(
-        self, operation: Operation, key: str | None, names: Mapping[str, str] | None = None, **request: Any
-    ) -> httpx.Response:
-        path = PARTS.sub(lambda part: (names or {}).get(part[1], "none"), operation.path)
-        headers = {"authorization": f"Bearer {self.keys[key]}"} if key else {}
-        headers |= request.pop("headers", {})
-        return await self.client.request(operation.method, path, headers=headers, **request)
-
-    async def get(self, name: str, key: str, **query: str) -> Any:
-        reply = await self.ask(BY_NAME[name], key, params=query)
-        return reply.json()
-
-
 @pytest.fixture
-async def at(settings: Settings) -> AsyncIterator[Settings]:
-    """Settings whose upstream is a simulator: with budgets, lines need a price."""
-    async with Simulator() as simulator:
-        yield msgspec.structs.replace(
-            settings, upstream=msgspec.structs.replace(settings.upstream, base_url=simulator.base_url)
-        )
+async def world(real_redis: Redis, settings: Settings) -> AsyncIterator[World]:
+    async with two_projects(real_redis, settings) as world:
+        yield world
 
 
-@pytest.fixture
-async def world(real_redis: Redis, at: Settings) -> AsyncIterator[World]:
-    """Project A has one of everything, in each state; B has nothing; keys that lack a scope are there, too."""
-    redis, upstream = real_redis, at.upstream_name
-    await policy.apply(redis, upstream, policy_of(budget("zaphod-cap", 10**9, project="zaphod")), "test.toml")
-    keys = {}
-    for name, project, scopes in (
-        ("zaphod-key", "zaphod", api_keys.SCOPES),
-        ("b", "beta", api_keys.SCOPES),
-        ("everybody", None, api_keys.SCOPES),
-        *((f"{whose}-without-{scope}", project, tuple(EVERY_SCOPE - {scope}))
-          for scope in api_keys.SCOPES for whose, project in (("b", "beta"), ("all", None))),
-    ):  # fmt: skip
-        wanted = Wanted(name=name, project=project, scopes=scopes)
-        made = await api_keys.create(redis, upstream, wanted, "test")
-        keys[name] = made.text
-    await api_keys.create(redis, upstream, Wanted(name="zaphod-rich", project="zaphod", budget_usd=Decimal(1)), "test")
-    alert = Alert(kind=AlertKind.BUDGET_WARNING, subject="zaphod-cap", period="p", text="nearly", amount=1, limit=2)
-    assert await alerts.raise_once(redis, upstream, Due(alert, None))
-    async with in_process(redis, at) as client:
-        client.headers["authorization"] = f"Bearer {keys['zaphod-key']}"
-        things = await _furnish(client, redis)
-        del client.headers["authorization"]
-        yield World(client, things, keys)
-
-
-def priced(number: int, custom_id: str) -> dict[str, Any]:
-    """Return a line for a model whose price the simulator tells."""
-    messages = [{"role": "user", "content": f"Secret words {number}"}]
-    return line(number, custom_id=custom_id, body={"model": MODEL, "max_tokens": 9, "messages": messages})
-
-
-async def _furnish(client: httpx.AsyncClient, redis: Redis) -> dict[str, list[dict[str, str]]]:
-    """Make project A's things; return the names that stand for them in paths."""
-    lines = [priced(number, f"zaphod-{number}") for number in range(3)]
-    file_id = await upload(client, jsonl(lines), "zaphod.jsonl")
-    fields: dict[str, Any] = {"tags": {"team": "zaphod"}, "metadata": {"who": "zaphod"}}
-    ended = await create(client, file_id, idempotency_key="twice", **fields)
-    await when(client, ended["id"], "in_progress")
-    await finish(redis, ended["id"], fail=(1,))
-    ended = await when(client, ended["id"])
-    running = await create(client, file_id, max_cost_usd=1, **fields)
-    running = await when(client, running["id"], "in_progress")
-    failed = await when(client, (await create(client, "file-none", **fields))["id"], "failed")
-    files = [
-        file_id,
-        ended["output_file_id"],
-        ended["error_file_id"],
-        running["x_output_file_id"],
-        running["x_error_file_id"],
-    ]
-    [key] = [each["id"] for each in (await client.get("/v1/keys")).json()["data"] if each["name"] == "zaphod-key"]
-    budgets = ["zaphod-cap", "key:zaphod-rich", running["id"]]
-    batches = [ended["id"], running["id"], failed["id"]]
-    return {
-        "file": [{"file_id": each} for each in files],
-        "batch": [{"batch_id": each} for each in batches],
-        "line": [{"batch_id": each, "custom_id": f"zaphod-{number}"} for each in batches for number in range(3)],
-        "key": [{"key_id": key}],
-        "budget": [{"name": each} for each in budgets],
-    }
-
-
-NONE = {
-    "file_id": "file-0123456789abcdef01234567", "batch_id": "batch_0123456789abcdef0123456789ab", "custom_id": "none-1",
-    "key_id": "0123456789ab", "name": "none",
-}  # fmt: skip
 BODIES: dict[str, Any] = {"change_budget": {"limit_usd": 5}}
 
 
@@ -229,7 +123,7 @@ async def test_their_owner_and_the_operator_are_told(world: World) -> None:
     """Else everything above would hold for a gateway that knows nothing."""
     for name, kind in OF_A_PROJECT.items():
         if BY_NAME[name].method == "GET":
-            for key in ("zaphod-key", "everybody"):
+            for key in (OWNER, "everybody"):
                 replies = [await world.ask(BY_NAME[name], key, names) for names in world.things[kind]]
                 assert any(reply.status_code == 200 for reply in replies), (name, key)
 
@@ -258,7 +152,7 @@ async def test_no_event_tells_of_another_project(real_redis: Redis, world: World
 
 async def test_a_list_does_not_begin_after_what_another_project_has(world: World) -> None:
     gone = world.things["file"][0]
-    await world.ask(BY_NAME["delete_file"], "zaphod-key", gone)
+    await world.ask(BY_NAME["delete_file"], OWNER, gone)
     for name, kind in (("list_files", "file"), ("list_batches", "batch")):
         for names in world.things[kind]:
             [theirs] = names.values()
@@ -296,7 +190,7 @@ async def test_an_idempotency_key_is_known_in_its_project_alone(world: World) ->
     assert made.json()["id"] not in batches
     for headers in ({"idempotency-key": "file"}, {"x-stainless-retry-count": "1"}):
         ids = []
-        for key in ("zaphod-key", "b"):
+        for key in (OWNER, "b"):
             files = {"file": ("zaphod.jsonl", jsonl([priced(0, "same")]))}
             form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": files}
             sent = await world.ask(BY_NAME["create_file"], key, None, headers=headers, **form)
@@ -360,78 +254,3 @@ async def test_a_project_s_key_does_nothing_that_concerns_all(
     async with in_process(real_redis, settings, tasks=False) as client:
         reply = await World(client, {}, {"b": text}).ask(operation, "b")
     assert (reply.status_code, reply.json()["error"]["type"]) == (403, "permission_error")
-
-
-OPEN_PAGES = {"/login", "/theme", "/static"}
-"""Pages that anybody may see, and the form by which anybody chooses light or dark."""
-
-
-def pages() -> list[tuple[str, str]]:
-    """Return the method and the path of each page and each form of the dashboard."""
-    return [
-        ("POST" if "POST" in route.methods else "GET", route.path)
-        for route in PAGES
-        if isinstance(route, Route) and route.methods and route.path not in OPEN_PAGES
-    ]
-
-
-def test_what_is_no_page_is_a_file_that_anybody_may_have() -> None:
-    assert {route.path for route in PAGES if isinstance(route, Mount)} == {"/static"}
-    assert len(pages()) >= len(PAGES) - 4
-
-
-def form_of(world: World, headers: dict[str, str], **fields: str) -> dict[str, Any]:
-    """Return what a page's form sends: its fields, and where it stands."""
-    token = headers["cookie"].partition("=")[2]
-    data = {FIELD: sessions.csrf_of(token)} | fields
-    return {"headers": headers | {"origin": str(world.client.base_url)}, "data": data}
-
-
-async def session(redis: Redis, world: World, key: str) -> dict[str, str]:
-    """Begin a session of the dashboard; return the headers of its browser."""
-    token = await sessions.create(redis, world.keys[key].split("-")[1])
-    return {"cookie": f"{COOKIE}={token}"}
-
-
-async def test_without_a_session_no_page_is_seen_and_no_form_is_done(world: World) -> None:
-    names = {name: value for kind in world.things.values() for name, value in kind[-1].items()}
-    for method, path in pages():
-        place = PARTS.sub(lambda part: names.get(part[1], "none"), path)
-        reply = await world.client.request(method, place)
-        assert MARK not in reply.text.replace(place, ""), path
-        if method == "GET":
-            assert (reply.status_code, reply.headers["location"]) == (303, f"/login?next={quote(place)}"), path
-        else:
-            assert reply.status_code in (303, 403), (path, reply.text)
-            assert reply.headers.get("location", "/login").startswith("/login"), path
-
-
-async def test_no_page_and_no_form_tells_of_another_project(real_redis: Redis, world: World) -> None:
-    browser = await session(real_redis, world, "b")
-    every = {**NONE, "alert_id": "1-1", "model": "none"}
-    for method, path in pages():
-        if path == "/logout":
-            continue
-        kind = "line" if "custom_id" in path else "budget" if "budgets" in path else "batch"
-        for names in world.things[kind] if PARTS.search(path) else [{}]:
-            told = []
-            for each in (every | names, every):
-                place = PARTS.sub(lambda part, each=each: each[part[1]], path)
-                request = form_of(world, browser, limit_usd="5") if method == "POST" else {"headers": browser}
-                reply = await world.client.request(method, place, **request)
-                text = reply.text
-                for name in sorted(each.values(), key=len, reverse=True):
-                    text = text.replace(name, "NAME")
-                told.append((reply.status_code, MARK in text, len(text) if reply.status_code >= 400 else 0))
-            assert told[0] == told[1], (path, names, told)
-            assert not told[0][1], path
-            if path.startswith(("/batches/", "/budgets/")):
-                assert told[0][0] == 404, (path, told)
-
-
-async def test_their_owner_sees_the_pages(real_redis: Redis, world: World) -> None:
-    browser = await session(real_redis, world, "zaphod-key")
-    for place in ("/", "/batches", *(f"/batches/{names['batch_id']}" for names in world.things["batch"])):
-        reply = await world.client.get(place, headers=browser)
-        assert reply.status_code == 200
-        assert MARK in reply.text, place
