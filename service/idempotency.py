@@ -13,10 +13,11 @@ from starlette.requests import Request
 
 from batchmill.service import problems
 from batchmill.service.identity import Identity
+from batchmill.service.numbers import whole_number
 from batchmill.store.intakes import Known, Name
 
 HEADER = "idempotency-key"
-RETRIES = "x-stainless-retry-count"
+_RETRIES = "x-stainless-retry-count"
 _DAY = 86_400
 _SILENT = 600
 _LONGEST = 255
@@ -36,13 +37,8 @@ def name_of(request: Request, identity: Identity, body: bytes, key: str | None) 
     who = f"{identity.project or ''}\0{identity.key_id or ''}\0{request.url.path}"
     if key is not None:
         return Name(_digest(f"key\0{who}\0{key}".encode()), digest, _DAY, once=True)
-    again = request.headers.get(RETRIES, "0")
-    return Name(_digest(f"body\0{who}\0{digest}".encode()), digest, _SILENT, once=is_again(again))
-
-
-def is_again(count: str) -> bool:
-    """Whether a client says that it tried before: its count of retries is above 0."""
-    return count.isascii() and count.isdigit() and count.strip("0") != ""
+    again = whole_number(request.headers.get(_RETRIES)) or 0
+    return Name(_digest(f"body\0{who}\0{digest}".encode()), digest, _SILENT, once=again > 0)
 
 
 def check_same(known: Known) -> None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from batchmill.service import idempotency, problems
+from batchmill.service import problems
 from batchmill.service.bodies import parts_of
 from batchmill.service.compat import contents, outputs, uploads
 from batchmill.service.compat.ids import blob_of
@@ -20,6 +20,7 @@ from batchmill.service.compat.outputs import Output
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.multipart import Form
+from batchmill.service.numbers import whole_number
 from batchmill.service.operations import Answer, Call, Operation
 from batchmill.storage.blobs import Blobs, MissingBlobError, StorageError
 from batchmill.store import files
@@ -139,7 +140,9 @@ async def create_file(call: Call[None, None]) -> Answer:
     headers = call.request.headers
     parts = parts_of(call.request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
     sent = uploads.Sent(
-        call.identity.home, headers.get(idempotency.HEADER), idempotency.is_again(headers.get(idempotency.RETRIES, "0"))
+        call.identity.home,
+        headers.get("idempotency-key"),
+        again=bool(whole_number(headers.get("x-stainless-retry-count"))),
     )
     try:
         form = Form(headers.get("content-type", ""), parts)

@@ -11,6 +11,7 @@ from batchmill.service import problems
 from batchmill.service.compat.ids import blob_of, new_file_id
 from batchmill.service.context import Service
 from batchmill.service.multipart import Form
+from batchmill.service.numbers import whole_number
 from batchmill.storage.blobs import StorageError
 from batchmill.store import files
 from batchmill.store.clock import now_ms
@@ -21,7 +22,6 @@ _BLANK = b" \t\n\v\f\r\xef\xbb\xbf"  # with the bytes of a byte order mark
 _DAY = 86_400
 _SHORTEST, _LONGEST = 3600, 2_592_000  # seconds that OpenAI lets a file live
 _MOST_NAME = 255
-_MOST_DIGITS = 10
 
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
@@ -160,14 +160,14 @@ def _life(fields: dict[str, str], default: int) -> int:
         raise problems.invalid(
             f"Invalid value: '{anchor}'. Supported values are: 'created_at'.", ANCHOR, "invalid_value"
         )
-    digits = seconds if seconds and seconds.isascii() and seconds.isdigit() and len(seconds) < _MOST_DIGITS else "0"
-    if not _SHORTEST <= int(digits) <= _LONGEST:
+    life = whole_number(seconds)
+    if life is None or not _SHORTEST <= life <= _LONGEST:
         raise problems.invalid(
             f"Invalid value for '{SECONDS}': expected an integer from {_SHORTEST} to {_LONGEST}.",
             SECONDS,
             "invalid_value",
         )
-    return int(digits)
+    return life
 
 
 def _wrong_format() -> problems.ApiError:
