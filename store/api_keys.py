@@ -32,7 +32,6 @@ from batchmill.store.errors import StoreError
 from batchmill.store.transactions import transact
 
 SCOPES = ("submit", "read", "admin")
-WINDOWS = (WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
 
 _ID_BYTES = 6
 _SECRET_BYTES = 32

@@ -60,7 +60,7 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     if b"state" not in facts:  # none, or one that is only staged
         raise UnknownBatchError(batch_id)
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    found = _status(facts, 0)
+    found = _status(facts)
     if found.state.terminal:
         return found
     alive = await redis.execute_command(
@@ -286,7 +286,7 @@ def _bit(bitmap: bytes, position: int) -> bool:
     return byte < len(bitmap) and bool(bitmap[byte] & (0x80 >> position % 8))
 
 
-def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
+def _status(facts: dict[bytes, bytes]) -> BatchStatus:
     values: dict[str, Any] = {name: int(facts[name.encode()]) for name in _NUMBERS if name.encode() in facts}
     values |= {name: facts[name.encode()].decode() for name in _TEXTS if name.encode() in facts}
     for state in LineState:
@@ -294,7 +294,7 @@ def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
     return BatchStatus(
         id=facts[b"id"].decode(),
         state=BatchState(facts[b"state"].decode()),
-        running=running,
+        running=0,
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
         cache=b"cache" in facts,

@@ -21,7 +21,7 @@ from enum import StrEnum
 import msgspec
 
 from batchmill.config.strategy import Strategy
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import usd_if_known
 from batchmill.openrouter.outcomes import Usage
 from batchmill.routing.candidates import Considered
 from batchmill.store.handed import Handed
@@ -212,7 +212,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     @property
     def cost_usd(self) -> Decimal | None:
         """What the line cost over all attempts, None when the upstream never told."""
-        return None if self.cost is None else to_usd(self.cost)
+        return usd_if_known(self.cost)
 
     @property
     def content(self) -> str | None:

@@ -15,8 +15,7 @@ _BATCH = BATCH_PREFIX.encode()
 
 async def workers_alive(redis: Redis, upstream: str) -> int:
     """Return how many workers of the upstream gave a sign of life lately."""
-    seconds, microseconds = await redis.execute_command("TIME")
-    oldest = int(seconds) * 1000 + int(microseconds) // 1000 - WORKER_SILENCE_MS
+    oldest = await now_ms(redis) - WORKER_SILENCE_MS
     return int(await redis.execute_command("ZCOUNT", keys.workers(upstream), oldest, "+inf"))
 
 

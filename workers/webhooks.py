@@ -14,7 +14,7 @@ from batchmill.config.alerting import Webhook
 from batchmill.config.credentials import find_webhook_secret
 from batchmill.config.errors import ConfigError
 from batchmill.config.settings import Settings, variables
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import usd_if_known
 from batchmill.store import alerts, deliveries, keys, policy
 from batchmill.store.alerts import Raised
 from batchmill.store.clock import now_ms
@@ -100,8 +100,8 @@ def payload(raised: Raised) -> bytes:
         "subject": alert.subject,
         "period": alert.period,
         "text": alert.text,
-        "amount_usd": None if alert.amount is None else to_usd(alert.amount),
-        "limit_usd": None if alert.limit is None else to_usd(alert.limit),
+        "amount_usd": usd_if_known(alert.amount),
+        "limit_usd": usd_if_known(alert.limit),
         "count": alert.count,
     }
     timestamp = datetime.fromtimestamp(raised.at / _MS, UTC)

@@ -5,7 +5,7 @@ from decimal import Decimal
 import msgspec
 
 from batchmill.config.strategy import Strategy
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import usd_if_known
 from batchmill.producer.errors import PricesUnknownError
 from batchmill.producer.estimate import BudgetEstimate, Estimate, ModelEstimate
 from batchmill.producer.intake import describe
@@ -106,8 +106,8 @@ def _shown(file_id: str, found: Estimate, own: str | None) -> FileEstimate:
         lines=found.lines,
         bad_lines=found.bad_count,
         errors=[describe(bad) for bad in found.bad],
-        likely_cost_usd=_usd(found.likely),
-        max_cost_usd=_usd(found.worst),
+        likely_cost_usd=usd_if_known(found.likely),
+        max_cost_usd=usd_if_known(found.worst),
         lines_that_fit=found.fits,
         seconds=round(found.finish.seconds, 1) if found.finish else None,
         seconds_because=found.finish.because if found.finish else None,
@@ -124,8 +124,8 @@ def _model(each: ModelEstimate) -> ModelCost:
         prompt_tokens=each.prompt_tokens,
         completion_tokens=each.completion_tokens,
         answers_observed=each.observed,
-        likely_cost_usd=_usd(each.likely),
-        max_cost_usd=_usd(each.worst),
+        likely_cost_usd=usd_if_known(each.likely),
+        max_cost_usd=usd_if_known(each.worst),
     )
 
 
@@ -138,14 +138,10 @@ def _budget(each: BudgetEstimate, own: str | None) -> BudgetRoom:
         window=each.window,
         lines=each.lines,
         lines_stopped=each.stopped,
-        limit_usd=_usd(each.limit) if told else None,
-        free_usd=_usd(each.free) if told else None,
+        limit_usd=usd_if_known(each.limit) if told else None,
+        free_usd=usd_if_known(each.free) if told else None,
         resets_at=None if each.resets_ms is None else each.resets_ms // 1000,
     )
-
-
-def _usd(nano: int | None) -> Decimal | None:
-    return None if nano is None else to_usd(nano)
 
 
 OPERATIONS: tuple[Operation, ...] = (

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from batchmill.service import problems
+from batchmill.service import idempotency, problems
 from batchmill.service.bodies import parts_of
 from batchmill.service.compat import contents, outputs, uploads
 from batchmill.service.compat.ids import blob_of
@@ -138,9 +138,7 @@ async def create_file(call: Call[None, None]) -> Answer:
     limits = call.service.settings.service
     headers = call.request.headers
     parts = parts_of(call.request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
-    sent = uploads.Sent(
-        call.identity.home, headers.get("idempotency-key"), _is_again(headers.get("x-stainless-retry-count"))
-    )
+    sent = uploads.Sent(call.identity.home, headers.get(idempotency.HEADER), idempotency.is_again(call.request))
     try:
         form = Form(headers.get("content-type", ""), parts)
         record = await uploads.take(call.service, form, sent)
@@ -148,10 +146,6 @@ async def create_file(call: Call[None, None]) -> Answer:
         await _hear_out(call.request)
         raise
     return Answer(as_object(record))
-
-
-def _is_again(count: str | None) -> bool:
-    return bool(count and count.isascii() and count.isdigit() and int(count) > 0)
 
 
 async def _hear_out(request: Request) -> None:

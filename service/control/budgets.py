@@ -3,10 +3,10 @@
 from decimal import Decimal
 
 from batchmill.config.policy import KEY_PREFIX, check_limit
-from batchmill.openrouter.money import to_nano, to_usd
+from batchmill.openrouter.money import to_nano, to_usd, usd_if_known
 from batchmill.service import problems
 from batchmill.service.context import Service
-from batchmill.service.control.common import seconds, usd, who
+from batchmill.service.control.common import seconds
 from batchmill.service.control.money import Accepted, Budget, Budgets, Raised, Released, SharedBudget, Suspect, Suspects
 from batchmill.service.identity import Identity
 from batchmill.store import epoch, gauges, keys, lanes, suspects
@@ -42,7 +42,7 @@ async def change_limit(service: Service, identity: Identity, name: str, limit_us
     await _may_change(service, identity, name)
     try:
         check_limit(limit_usd)  # before it is rounded to what can be booked
-        raised = await raise_budget(service.redis, service.upstream, name, to_nano(limit_usd), who(identity))
+        raised = await raise_budget(service.redis, service.upstream, name, to_nano(limit_usd), identity.who)
     except UnknownBudgetError as error:
         raise problems.not_found(f"No budget found with name '{name}'.") from error
     except ValueError as error:
@@ -74,14 +74,14 @@ async def release(service: Service, identity: Identity, holds: tuple[str, ...] |
         if hold not in known:
             raise problems.not_found(f"No suspect found with hold '{hold}'.")
     asked = list(known) if holds is None else list(dict.fromkeys(holds))
-    freed = await suspects.release(service.redis, service.upstream, asked, who(identity)) if asked else []
+    freed = await suspects.release(service.redis, service.upstream, asked, identity.who) if asked else []
     service.moments.forget()
     return Released(holds=tuple(freed), total_usd=to_usd(sum(known[hold].amount for hold in freed)))
 
 
 async def accept(service: Service, identity: Identity) -> Accepted:
     """Go on with books that were restored from an older copy. For operators."""
-    return Accepted(accepted=await epoch.accept(service.redis, service.upstream, who(identity)))
+    return Accepted(accepted=await epoch.accept(service.redis, service.upstream, identity.who))
 
 
 def budget_shape(gauge: BudgetGauge) -> Budget:
@@ -94,7 +94,7 @@ def budget_shape(gauge: BudgetGauge) -> Budget:
         resets_at=seconds(gauge.resets_ms),
         models=gauge.models,
         project=gauge.project,
-        declared_usd=usd(gauge.declared),
+        declared_usd=usd_if_known(gauge.declared),
         limit_usd=to_usd(gauge.limit),
         spent_usd=to_usd(gauge.spent),
         held_usd=to_usd(gauge.held),

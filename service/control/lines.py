@@ -4,9 +4,9 @@ from typing import Any, Final
 
 import msgspec
 
+from batchmill.openrouter.money import usd_if_known
 from batchmill.service import problems
 from batchmill.service.context import Service
-from batchmill.service.control.common import usd
 from batchmill.service.control.requests import asked, decoded, request_of
 from batchmill.service.control.shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.identity import Identity
@@ -171,7 +171,7 @@ def _attempt(attempt: Attempt) -> AttemptShape:
         model=attempt.model,
         provider=attempt.provider,
         generation_id=attempt.generation_id,
-        cost_usd=usd(attempt.cost),
+        cost_usd=usd_if_known(attempt.cost),
         billed=attempt.billed,
         message=attempt.message,
         first_token_ms=attempt.first_token_ms,
