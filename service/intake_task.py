@@ -6,7 +6,6 @@ Any number of gateways do this at once; each intake is held by one, under a leas
 import asyncio
 import contextlib
 import secrets
-import tempfile
 from pathlib import Path
 
 import structlog
@@ -22,6 +21,7 @@ from batchmill.producer.lines import Conditions, InputOptions
 from batchmill.producer.pricing import Pricer
 from batchmill.service.access.queued import queued_lines
 from batchmill.service.compat import faults
+from batchmill.service.compat.files import local_copy
 from batchmill.service.context import Service
 from batchmill.storage.blobs import MissingBlobError, StorageError
 from batchmill.store import api_keys, batches, endings, files, intakes
@@ -151,13 +151,11 @@ async def _enqueue(service: Service, found: Intake, holder: Holder) -> tuple[Fau
     allowed = service.settings.service.max_batch_bytes
     if record.bytes > allowed:
         return (faults.too_large(record.bytes, allowed),)
-    with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
-        path = Path(folder) / "input.jsonl"
-        try:
-            await service.blobs.fetch(record.blob, path)
-        except MissingBlobError:
-            return (faults.cant_find(file_id),)
-        return await _over_the_queue(service, asked, path) or await _submit(service, found, holder, record, path)
+    try:
+        async with local_copy(service, record) as path:
+            return await _over_the_queue(service, asked, path) or await _submit(service, found, holder, record, path)
+    except MissingBlobError:
+        return (faults.cant_find(file_id),)
 
 
 async def _over_the_queue(service: Service, asked: Asked, path: Path) -> tuple[Fault, ...]:

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Literal
 
@@ -100,9 +100,6 @@ class Made(msgspec.Struct, frozen=True):
         return f"Made({self.key!r})"
 
 
-Change = Callable[[ApiKey, int], ApiKey]
-"""What becomes of a key, at a moment in unix seconds."""
-
 _decode = msgspec.json.Decoder(ApiKey).decode
 
 
@@ -188,10 +185,23 @@ async def revoke(redis: Redis, upstream: str, key_id: str, who: str) -> ApiKey:
     Asked again, it changes nothing. Raises ApiKeyError for one that is not there.
     """
 
-    def end(key: ApiKey, now: int) -> ApiKey:
-        return key if key.revoked_at is not None else msgspec.structs.replace(key, revoked_at=now)
+    key: ApiKey | None = None
 
-    return await _change(redis, upstream, key_id, who, "key.revoked", end)
+    async def plan(pipe: Pipeline) -> bool:
+        nonlocal key
+        key = await _known(redis, upstream, key_id)
+        if key.revoked_at is not None:
+            return False
+        at = await now_ms(redis)
+        key = msgspec.structs.replace(key, revoked_at=at // 1000)
+        _write(pipe, upstream, key)
+        note(pipe, upstream, _entry(who, "key.revoked", key, at))
+        return True
+
+    await transact(redis, service_keys.api_keys(upstream), plan)
+    if key is None:
+        raise StoreError("the API key was not revoked")
+    return key
 
 
 async def set_budget(
@@ -232,25 +242,6 @@ async def used(redis: Redis, upstream: str) -> Mapping[str, int]:
 async def note_use(redis: Redis, upstream: str, key_id: str, at: int) -> None:
     """Note that a key was used (unix seconds), to the minute."""
     await redis.execute_command("HSET", service_keys.api_key_use(upstream), key_id, at // _MINUTE * _MINUTE)
-
-
-async def _change(redis: Redis, upstream: str, key_id: str, who: str, what: str, change: Change) -> ApiKey:
-    after: ApiKey | None = None
-
-    async def plan(pipe: Pipeline) -> bool:
-        nonlocal after
-        before, at = await _known(redis, upstream, key_id), await now_ms(redis)
-        after = change(before, at // 1000)
-        if after == before:
-            return False
-        _write(pipe, upstream, after)
-        note(pipe, upstream, _entry(who, what, after, at))
-        return True
-
-    await transact(redis, service_keys.api_keys(upstream), plan)
-    if after is None:
-        raise StoreError("the API key was not changed")
-    return after
 
 
 async def _known(redis: Redis, upstream: str, key_id: str) -> ApiKey:

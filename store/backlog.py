@@ -16,7 +16,7 @@ from batchmill.routing.needs import needs_of
 from batchmill.spend.queue import QueuedLines
 from batchmill.store import batches, keys, statistics
 from batchmill.store.errors import UnknownBatchError
-from batchmill.store.model import BatchState, BatchStatus, Line, Route, Terms
+from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Route, Terms
 from batchmill.store.staging import Shard, ShardPayload
 
 _WINDOW = Window.FIVE_MINUTES
@@ -54,6 +54,20 @@ async def unfinished(redis: Redis, upstream: str, project: str | None = None) ->
         except UnknownBatchError:
             continue
     return found
+
+
+async def lines_left(redis: Redis, fact: str) -> list[tuple[str, int]]:
+    """Return of each live batch how many lines have no result yet, with one of its facts (`upstream`, `key` ...)."""
+    ids = await batches.live(redis)
+    async with redis.pipeline(transaction=False) as pipe:
+        for batch_id in ids:
+            pipe.execute_command("HMGET", keys.batch(batch_id), fact, "total", *LineState)
+        found = await pipe.execute()
+    return [
+        ((value or b"").decode(), int(total) - sum(int(count or 0) for count in done))
+        for value, total, *done in found
+        if total is not None  # it is gone
+    ]
 
 
 async def waiting_lines(redis: Redis, status: BatchStatus) -> list[QueuedLines]:

@@ -24,6 +24,7 @@ from batchmill.config.strategy import Strategy
 from batchmill.openrouter.money import usd_if_known
 from batchmill.openrouter.outcomes import Usage
 from batchmill.routing.candidates import Considered
+from batchmill.store.completions import text_of
 from batchmill.store.handed import Handed
 
 
@@ -217,36 +218,7 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     @property
     def content(self) -> str | None:
         """The text of the first choice; None for a line without one (failed, or tool calls only)."""
-        if not self.succeeded or self.response is None:
-            return None
-        try:
-            choices = _decode_completion(self.response).choices
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None  # an answer of another shape: it is in `response` as it came
-        message = choices[0].message if choices else None
-        content = message.content if message else None
-        if isinstance(content, list):
-            return "".join(part.text or "" for part in content)
-        return content
-
-
-class _Part(msgspec.Struct):
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice] | None = None
-
-
-_decode_completion = msgspec.json.Decoder(_Completion).decode
+        return text_of(self.response) if self.succeeded and self.response is not None else None
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,13 +39,16 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 async def workers(redis: Redis, upstream: str, seconds: float) -> list[Present]:
     """Return the workers that gave a sign of life in so many seconds, those alive first, then by id."""
     now = await now_ms(redis)
-    found = await redis.execute_command(
-        "ZRANGEBYSCORE", keys.workers(upstream), now - round(seconds * 1000), "+inf", "WITHSCORES"
-    )
-    beats = _pairs(found)
-    books = await _holds(redis, upstream, [name for name, _ in beats])
-    present = [_present(name, beat, now, book) for (name, beat), book in zip(beats, books, strict=True)]
+    last = await beats(redis, upstream, seconds)
+    books = await _holds(redis, upstream, [name for name, _ in last])
+    present = [_present(name, beat, now, book) for (name, beat), book in zip(last, books, strict=True)]
     return sorted(present, key=lambda one: (not one.alive, one.id))
+
+
+async def beats(redis: Redis, upstream: str, seconds: float) -> list[tuple[str, int]]:
+    """Return the workers that gave a sign of life in so many seconds, and when the last one was (unix ms)."""
+    since = await now_ms(redis) - round(seconds * 1000)
+    return _pairs(await redis.execute_command("ZRANGEBYSCORE", keys.workers(upstream), since, "+inf", "WITHSCORES"))
 
 
 async def lines_in_the_air(redis: Redis, upstream: str, batch_id: str) -> set[int]:

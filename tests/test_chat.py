@@ -20,7 +20,7 @@ from batchmill.openrouter.simulator.faults import FaultKind, Faults
 from batchmill.producer import Batch
 from batchmill.service.compat import chat, chat_waiting
 from batchmill.service.compat.chat_answers import blocked
-from batchmill.store import api_keys, batches, chats, gauges, keys, policy
+from batchmill.store import api_keys, batch_index, batches, chats, gauges, keys, policy
 from batchmill.store.errors import StoreError
 from batchmill.store.model import BatchState, BatchStatus, Priority
 
@@ -99,7 +99,7 @@ async def test_an_answer_is_the_model_s_and_headers_say_what_it_took(tmp_path: P
         assert 600 <= status.expires_at - status.created_at <= 720
         assert 0 < await at.redis.ttl(keys.batch(status.id)) <= chats.KEEP  # nobody looks at it for long
         assert await at.redis.zcard(keys.batches()) == 0  # nor does it fill the lists
-        assert (await batches.page(at.redis, None, None, 10)).ids == ()
+        assert (await batch_index.page(at.redis, None, None, 10)).ids == ()
 
 
 async def test_who_asks_the_same_twice_is_answered_twice_unless_they_want_the_cache(tmp_path: Path) -> None:

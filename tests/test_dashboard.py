@@ -15,7 +15,7 @@ from batchmill.config.settings import Settings
 from batchmill.service import app as application
 from batchmill.service import problems
 from batchmill.service.compat.batch_objects import BatchErrors, BatchList
-from batchmill.service.control import money, shapes
+from batchmill.service.control import line_shapes, money, shapes
 from batchmill.service.dashboard import forms
 from batchmill.store import api_keys
 from batchmill.store.intakes import Fault
@@ -175,7 +175,7 @@ async def test_what_is_empty_says_what_to_do(
         ("GET", "/v1/budgets"): money.Budgets(data=()),
         ("GET", "/v1/alerts"): money.Alerts(data=()),
         ("GET", "/v1/model_states"): shapes.ModelStates(at=0, data=()),
-        ("GET", "/v1/batches/{batch_id}/lines"): shapes.Lines(data=(), has_more=False, next=None),
+        ("GET", "/v1/batches/{batch_id}/lines"): line_shapes.Lines(data=(), has_more=False, next=None),
     }
     async with dashboard(real_redis, settings, monkeypatch, told=told) as (client, _):
         first = (await client.get("/")).text

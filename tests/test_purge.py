@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import load
 from batchmill.spend.ledger import UsageRecord
-from batchmill.store import batches, keys, ledger, purge, usage_log
+from batchmill.store import batch_index, batches, keys, ledger, purge, usage_log
 from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError
 from batchmill.store.model import BatchState
@@ -94,7 +94,7 @@ async def test_an_ended_batch_goes_whole_and_its_budget_stays(redis: Redis) -> N
     assert await purge.remove(redis, batch_id)
     assert [key for key in await redis.keys("*") if batch_id.encode() in key] == [budget.encode()]
     assert await redis.execute_command("HGET", budget, "spent") == b"5"
-    assert [batch.id for batch in await batches.newest(redis, 9)] == [other]
+    assert [batch.id for batch in await batch_index.newest(redis, 9)] == [other]
     assert await batches.by_content(redis, "one") is None
     assert await purge.find(redis, Whose(project="p")) == []
     assert not await purge.remove(redis, batch_id)

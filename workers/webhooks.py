@@ -20,7 +20,8 @@ from batchmill.store.alerts import Raised
 from batchmill.store.clock import now_ms
 from batchmill.store.deliveries import Delivery
 from batchmill.store.errors import StoreError
-from batchmill.webhooks.message import LEASE, TIMEOUT, Tried, failed, pause_after, post, signed
+from batchmill.webhooks.message import LEASE, TIMEOUT, Tried, failed, post, signed
+from batchmill.webhooks.settling import settle
 
 log = structlog.get_logger()
 
@@ -67,19 +68,7 @@ class Webhooks:
             await self._outbox.drop(delivery)
             return
         tried = await self._post(client, hook, raised)
-        pause = pause_after(tried, delivery.failed)
-        if tried.trouble is None:
-            await self._outbox.drop(delivery)
-            log.info("webhook.told", webhook=hook.name, alert=raised.id)
-        elif pause is None:
-            await self._outbox.drop(delivery)
-            tries = delivery.failed + 1
-            log.error("webhook.given_up", webhook=hook.name, alert=raised.id, error=tried.trouble, tries=tries)
-        else:
-            await self._outbox.put_off(delivery, pause)
-            log.warning(
-                "webhook.failed", webhook=hook.name, alert=raised.id, error=tried.trouble, again_in=round(pause)
-            )
+        await settle(self._outbox, delivery, tried, "webhook", webhook=hook.name, alert=raised.id)
 
     async def _post(self, client: httpx.AsyncClient, hook: Webhook, raised: Raised) -> Tried:
         try:

@@ -5,9 +5,7 @@ from redis.asyncio import Redis
 from batchmill.service import problems
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity
-from batchmill.store import batches, keys
-
-_COUNTS = ("total", "succeeded", "failed", "cancelled", "expired")
+from batchmill.store import backlog
 
 
 async def check_queue(service: Service, identity: Identity, lines: int) -> None:
@@ -32,13 +30,4 @@ async def check_queue(service: Service, identity: Identity, lines: int) -> None:
 
 async def queued_lines(redis: Redis, key_id: str) -> int:
     """Return how many lines of live batches that a key handed over have no result yet."""
-    live = await batches.live(redis)
-    async with redis.pipeline(transaction=False) as pipe:
-        for batch_id in live:
-            pipe.execute_command("HMGET", keys.batch(batch_id), "key", *_COUNTS)
-        found = await pipe.execute()
-    waiting = 0
-    for owner, total, *done in found:
-        if owner == key_id.encode() and total is not None:
-            waiting += int(total) - sum(int(count or 0) for count in done)
-    return waiting
+    return sum(lines for owner, lines in await backlog.lines_left(redis, "key") if owner == key_id)

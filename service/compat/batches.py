@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import structlog
 
-from batchmill.producer import ending
+from batchmill.producer import retrying
 from batchmill.producer.intake import Birth
 from batchmill.service import idempotency, problems
 from batchmill.service.access.queued import check_queue
@@ -17,7 +17,7 @@ from batchmill.service.compat.creation import CreateBatch, asked_of
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.operations import Call, Operation
-from batchmill.store import batches, endings, files, intakes, keys
+from batchmill.store import batch_index, batches, endings, files, intakes, keys
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.handed import window_seconds
@@ -80,7 +80,7 @@ async def list_batches(call: Call[ListBatches, None]) -> BatchList:
     found: list[BatchObject] = []
     after, more = call.query.after or None, True
     while more and len(found) <= limit:  # one more than asked for says whether there are more
-        page = await batches.page(call.service.redis, call.identity.project, after, limit + 1 - len(found))
+        page = await batch_index.page(call.service.redis, call.identity.project, after, limit + 1 - len(found))
         found += await _objects(call.service, page.ids)
         more, after = page.has_more, page.ids[-1] if page.ids else after
     data = tuple(found[:limit])
@@ -123,7 +123,7 @@ async def retry_batch(call: Call[None, None]) -> BatchObject:
         raise _over("retry", batch_objects.shown_status(found))
     birth = await _birth_again(service, call.identity, found)
     key = call.identity.key_id
-    new_id, _ = await ending.retry(service.redis, batch_id, service.settings, birth=birth, key=key)
+    new_id, _ = await retrying.retry(service.redis, batch_id, service.settings, birth=birth, key=key)
     return await shown(service, call.identity, new_id)
 
 

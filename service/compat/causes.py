@@ -5,13 +5,13 @@ from typing import Literal
 import msgspec
 from redis.asyncio import Redis
 
+from batchmill.openrouter.errors import read_error
 from batchmill.store import records
 from batchmill.store.intakes import Intake
 from batchmill.store.model import LineState, Result
 
 _MOST_CAUSES = 100
 _EXAMPLES = 5
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -34,17 +34,6 @@ class Causes(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-class _Detail(msgspec.Struct):
-    message: str | None = None
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _Body(msgspec.Struct):
-    error: _Detail | str | None = None
-
-
-_decode = msgspec.json.Decoder(_Body).decode
 _Key = tuple[str | None, str, int | None]
 
 
@@ -78,7 +67,7 @@ async def causes_of_batch(redis: Redis, batch_id: str) -> Causes:
     tally = _Tally()
     async for entry in records.follow(redis, batch_id, wait=False):
         if entry.result is not None and entry.result.state is LineState.FAILED:
-            tally.add(_cause_of(entry.result), entry.result.custom_id)
+            tally.add((*why_failed(entry.result), entry.result.status_code), entry.result.custom_id)
     return tally.causes()
 
 
@@ -95,14 +84,12 @@ def causes_of_intake(intake: Intake) -> Causes:
     return Causes(tuple(causes), sum(cause.count for cause in causes))
 
 
-def _cause_of(result: Result) -> _Key:
-    if result.response is None:
-        return result.error_code, result.error_message or "", None
-    try:
-        error = _decode(result.response).error
-    except _UNREADABLE:
-        return None, f"The upstream answered {result.status_code} with something unreadable.", result.status_code
-    if isinstance(error, _Detail):
-        code = error.code if error.code is not None else error.type
-        return None if code is None else str(code), error.message or "", result.status_code
-    return None, error or f"The upstream answered {result.status_code}.", result.status_code
+def why_failed(result: Result) -> tuple[str | None, str]:
+    """Return the code and the message of a line that failed: ours, else what the upstream's answer says."""
+    code, message = result.error_code, result.error_message
+    if message is not None or result.response is None:
+        return code, message or ""
+    said = read_error(result.response)
+    if said is None:
+        return code, f"The upstream answered {result.status_code} with something unreadable."
+    return code or said.kind, said.message or f"The upstream answered {result.status_code}."

@@ -5,13 +5,14 @@ from decimal import Decimal
 import msgspec
 
 from batchmill.config.strategy import Strategy
+from batchmill.config.windows import OF_BATCH
 from batchmill.openrouter.money import usd_if_known
 from batchmill.producer.errors import PricesUnknownError
 from batchmill.producer.estimate import BudgetEstimate, Estimate, ModelEstimate
 from batchmill.producer.intake import describe
 from batchmill.service import problems
 from batchmill.service.compat.contents import no_such
-from batchmill.service.compat.files import file_for, open_input
+from batchmill.service.compat.files import file_for, local_copy
 from batchmill.service.identity import Scope
 from batchmill.service.operations import Call, Operation
 from batchmill.storage.blobs import MissingBlobError
@@ -84,7 +85,7 @@ async def estimate_file(call: Call[Conditions, None]) -> FileEstimate:
     if not record.blob:
         raise problems.conflict(f"Cannot estimate '{file_id}': its batch is not over.")
     try:
-        async with open_input(service, file_id, record.project) as path:
+        async with local_copy(service, record) as path:
             found = await service.producer.estimate(
                 path,
                 name=record.filename,
@@ -131,7 +132,7 @@ def _model(each: ModelEstimate) -> ModelCost:
 
 def _budget(each: BudgetEstimate, own: str | None) -> BudgetRoom:
     """Return a budget as a project may see it: `own` is whose key asks, None for who sees everything."""
-    capped = each.window == "batch"
+    capped = each.window == OF_BATCH
     told = capped or own is None or each.project == own
     return BudgetRoom(
         name="max_cost" if capped else each.name,

@@ -21,7 +21,7 @@ from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.multipart import Form
 from batchmill.service.operations import Answer, Call, Operation
-from batchmill.storage.blobs import Blobs, MissingBlobError, StorageError
+from batchmill.storage.blobs import Blobs, StorageError
 from batchmill.store import files
 from batchmill.store.files import FileRecord
 
@@ -113,17 +113,8 @@ async def _found(service: Service, identity: Identity, file_id: str, *, empty: b
 
 
 @contextlib.asynccontextmanager
-async def open_input(service: Service, file_id: str, project: str | None = None) -> AsyncIterator[Path]:
-    """Yield a local copy of an uploaded file, of a project (None: of any). MissingBlobError when there is none."""
-    record = await files.get(service.redis, file_id)
-    if record is None or project not in (None, record.project):
-        raise MissingBlobError(f"there is no file '{file_id}'")
-    async with _local(service, record) as path:
-        yield path
-
-
-@contextlib.asynccontextmanager
-async def _local(service: Service, record: FileRecord) -> AsyncIterator[Path]:
+async def local_copy(service: Service, record: FileRecord) -> AsyncIterator[Path]:
+    """Yield a local copy of an uploaded file. Raises MissingBlobError when its bytes are gone."""
     with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
         path = Path(folder, "input.jsonl")
         await service.blobs.fetch(record.blob, path)

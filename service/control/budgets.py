@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from batchmill.config.policy import KEY_PREFIX, check_limit
+from batchmill.config.windows import OF_BATCH
 from batchmill.openrouter.money import to_nano, to_usd, usd_if_known
 from batchmill.service import problems
 from batchmill.service.context import Service
@@ -14,9 +15,6 @@ from batchmill.store.errors import UnknownBudgetError
 from batchmill.store.gauges import BudgetGauge
 from batchmill.store.policy import raise_budget
 
-BATCH = "batch"
-"""The window of a budget that one batch has to itself."""
-
 _PERCENT = 100
 
 
@@ -25,9 +23,9 @@ async def budgets(service: Service, identity: Identity) -> Budgets:
     found = await service.moments.get(("budgets",), lambda: gauges.budgets(service.redis, service.upstream))
     if identity.project is None:
         return Budgets(data=tuple(budget_shape(gauge) for gauge in found))
-    owners = await _owners(service, [gauge for gauge in found if gauge.window == BATCH])
+    owners = await _owners(service, [gauge for gauge in found if gauge.window == OF_BATCH])
     own = [gauge for gauge in found if owners.get(gauge.name, gauge.project) == identity.project]
-    shared = [gauge for gauge in found if gauge.project is None and gauge.window != BATCH]
+    shared = [gauge for gauge in found if gauge.project is None and gauge.window != OF_BATCH]
     shared = [gauge for gauge in shared if not gauge.name.startswith(KEY_PREFIX)]  # that of a key of all projects
     return Budgets(
         data=tuple(budget_shape(gauge) for gauge in own), shared=tuple(_shared_shape(gauge) for gauge in shared)
@@ -141,5 +139,5 @@ async def _may_change(service: Service, identity: Identity, name: str) -> None:
     own = {budget.name: budget for budget in visible.data}
     if name not in own and name not in {budget.name for budget in visible.shared}:
         raise problems.not_found(f"No budget found with name '{name}'.")
-    if name not in own or own[name].window != BATCH:
+    if name not in own or own[name].window != OF_BATCH:
         raise problems.forbidden("This budget is the operator's; it needs an API key that is not bound to a project.")

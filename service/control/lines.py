@@ -2,13 +2,12 @@
 
 from typing import Any, Final
 
-import msgspec
-
 from batchmill.openrouter.money import usd_if_known
 from batchmill.service import problems
+from batchmill.service.compat.causes import why_failed
 from batchmill.service.context import Service
+from batchmill.service.control.line_shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.control.requests import asked, decoded, request_of
-from batchmill.service.control.shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.identity import Identity
 from batchmill.store import batches, line_pages, presence
 from batchmill.store.errors import UnknownBatchError
@@ -121,28 +120,9 @@ def _open_row(found: Open, running: set[int]) -> LineRow:
     )
 
 
-class _Refusal(msgspec.Struct):
-    message: str | None = None
-    code: str | int | None = None
-
-
-class _Refused(msgspec.Struct):
-    error: _Refusal | str | None = None
-
-
 def _error(result: Result) -> LineError:
-    """Return why a line failed, out of what we say of it, else of what the upstream answered."""
-    code, message = result.error_code, result.error_message
-    if message is None and result.response is not None:
-        try:
-            said = msgspec.json.decode(result.response, type=_Refused).error
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            said = None
-        if isinstance(said, _Refusal):
-            code, message = code or (None if said.code is None else str(said.code)), said.message
-        else:
-            message = said
-    return LineError(code=code, message=message, status_code=result.status_code)
+    code, message = why_failed(result)
+    return LineError(code=code, message=message or None, status_code=result.status_code)
 
 
 def _detail(

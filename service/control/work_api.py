@@ -7,13 +7,12 @@ import msgspec
 from batchmill.service.control import fleet, limits, lines, models, overview, switches
 from batchmill.service.control.events import events
 from batchmill.service.control.limits import LimitChange
+from batchmill.service.control.line_shapes import LineDetail, Lines
 from batchmill.service.control.shapes import (
     Breakers,
     BreakerState,
     Fleet,
     Limits,
-    LineDetail,
-    Lines,
     ModelStates,
     Overview,
     Pauses,
