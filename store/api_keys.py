@@ -259,9 +259,7 @@ def _read(record: bytes) -> ApiKey:
     try:
         return _decode(record)
     except msgspec.DecodeError as error:
-        raise StoreError("an API key in Redis can't be read; is this batchmill older than the one that made it?") from (
-            error
-        )
+        raise StoreError("an API key in Redis can't be read here; did a newer batchmill make it?") from error
 
 
 def _check(wanted: Wanted) -> None:

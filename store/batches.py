@@ -237,12 +237,9 @@ def _bit(bitmap: bytes, position: int) -> bool:
 def _status(facts: dict[bytes, bytes]) -> BatchStatus:
     values: dict[str, Any] = {name: int(facts[name.encode()]) for name in _NUMBERS if name.encode() in facts}
     values |= {name: facts[name.encode()].decode() for name in _TEXTS if name.encode() in facts}
-    for state in LineState:
-        values.setdefault(state.value, 0)
     return BatchStatus(
         id=facts[b"id"].decode(),
         state=BatchState(facts[b"state"].decode()),
-        running=0,
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
         cache=b"cache" in facts,

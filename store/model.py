@@ -230,11 +230,11 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     state: BatchState
     total: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    expired: int
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
     created_at: int
     in_progress_at: int | None = None
     cancelling_at: int | None = None
