@@ -4,15 +4,16 @@ from typing import Any, Final
 
 from batchmill.openrouter.money import usd_if_known
 from batchmill.service import problems
+from batchmill.service.compat.batches import find
 from batchmill.service.compat.causes import why_failed
 from batchmill.service.context import Service
 from batchmill.service.control.line_shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.control.requests import asked, decoded, request_of
 from batchmill.service.identity import Identity
-from batchmill.store import batches, line_pages, presence
-from batchmill.store.errors import UnknownBatchError
+from batchmill.store import line_pages, presence
+from batchmill.store.intakes import Intake
 from batchmill.store.line_pages import BadCursorError, Ended, Open, Page, Wanted
-from batchmill.store.model import Attempt, BatchStatus, LineState, Result, Routed
+from batchmill.store.model import Attempt, LineState, Result, Routed
 
 PENDING: Final = "pending"
 RUNNING: Final = "running"
@@ -32,7 +33,9 @@ async def lines(
 
     Raises ApiError: 404 for no such batch, 400 for a cursor that is none.
     """
-    status = await batch_for(service, identity, batch_id)
+    status = await find(service, identity, batch_id)
+    if isinstance(status, Intake):
+        return Lines(data=(), has_more=False, next=None)  # nobody has looked at them
     wanted = Wanted(states=_states(state), open=state in (None, PENDING, RUNNING), search=search, most=limit)
     try:
         found = await line_pages.page(service.redis, batch_id, wanted, after)
@@ -47,29 +50,24 @@ async def line(
     service: Service, identity: Identity, batch_id: str, custom_id: str, *, at: str | None = None
 ) -> LineDetail:
     """Return all about one line; `at`, from its row, finds its result at once. Raises ApiError 404."""
-    status = await batch_for(service, identity, batch_id)
+    status = await find(service, identity, batch_id)
+    if isinstance(status, Intake):
+        raise _no_line(batch_id, custom_id)
     ended = await _ended(service, batch_id, custom_id, at)
     if ended is None:
         found = await line_pages.open_line(service.redis, batch_id, lambda one: one.custom_id == custom_id)
         ended = await line_pages.result_of(service.redis, batch_id, custom_id)  # it may have come meanwhile
         if ended is None:
             if found is None:
-                raise problems.not_found(f"No line found with custom_id '{custom_id}' in batch '{batch_id}'.")
+                raise _no_line(batch_id, custom_id)
             running = await presence.lines_in_the_air(service.redis, status.upstream, batch_id)
             return _detail(batch_id, _open_row(found, running), asked(found), None)
     request, gone = await request_of(service, status, ended.result)
     return _detail(batch_id, _ended_row(ended), request, gone, ended.result)
 
 
-async def batch_for(service: Service, identity: Identity, batch_id: str) -> BatchStatus:
-    """Return a batch that who asks may see. Raises ApiError 404."""
-    try:
-        status = await batches.status(service.redis, batch_id)
-    except UnknownBatchError:
-        status = None
-    if status is None or not identity.sees(status.project):
-        raise problems.not_found(f"No batch found with id '{batch_id}'.")
-    return status
+def _no_line(batch_id: str, custom_id: str) -> problems.ApiError:
+    return problems.not_found(f"No line found with custom_id '{custom_id}' in batch '{batch_id}'.")
 
 
 def _states(state: str | None) -> frozenset[LineState]:
