@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ def s3_settings(settings: Settings, s3: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     client_of(s3).create_bucket(Bucket=BUCKET)
-    storage = StorageSettings(kind="s3", bucket=BUCKET, prefix="some/where", endpoint=s3, region="us-east-1")
+    prefix = f"some/where/{secrets.token_hex(4)}"  # the bucket is that of all tests, also of other files
+    storage = StorageSettings(kind="s3", bucket=BUCKET, prefix=prefix, endpoint=s3, region="us-east-1")
     return msgspec.structs.replace(settings, storage=storage)
 
 
