@@ -137,20 +137,20 @@ async def refresh(redis: Redis, settings: Settings, *, force: bool = False) -> R
     if settings.simulate:
         return Refreshed(snapshot=_packaged(), drift=await asyncio.to_thread(drift_of, _packaged_listing()))
     turn, us = keys.catalogue_turn(settings.upstream_name), secrets.token_hex(8)
-    patience = time.monotonic() + _TOTAL_SECONDS
-    while True:
-        shelf = await _look(redis, settings)
-        if shelf.copy is not None and shelf.rests and not force:
-            return Refreshed(snapshot=shelf.copy)
-        if await redis.execute_command("SET", turn, us, "NX", "PX", _TURN_MS) or time.monotonic() > patience:
-            break
-        if shelf.copy is not None and not force:
-            return Refreshed(snapshot=shelf.copy)
-        await asyncio.sleep(_LOOK_AGAIN)
+    patience, asked = time.monotonic() + _TOTAL_SECONDS, False
     try:
-        return await _fetch(redis, settings, shelf.copy)
+        while True:
+            shelf = await _look(redis, settings)
+            if shelf.copy is not None and shelf.rests and not force:
+                return Refreshed(snapshot=shelf.copy)
+            asked = True  # who is cancelled before the answer may have got the turn all the same
+            if await redis.execute_command("SET", turn, us, "NX", "PX", _TURN_MS) or time.monotonic() > patience:
+                return await _fetch(redis, settings, shelf.copy)
+            if shelf.copy is not None and not force:
+                return Refreshed(snapshot=shelf.copy)
+            await asyncio.sleep(_LOOK_AGAIN)
     finally:
-        if await redis.execute_command("GET", turn) == us.encode():
+        if asked and await redis.execute_command("GET", turn) == us.encode():
             await redis.execute_command("DEL", turn)
 
 
