@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import msgspec
 import pytest
 from moto.server import ThreadedMotoServer
@@ -39,6 +40,7 @@ def s3_settings(settings: Settings, s3: str, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    httpx.post(f"{s3}/moto-api/reset").raise_for_status()  # what other tests left: it is one memory a process
     client_of(s3).create_bucket(Bucket=BUCKET)
     prefix = f"some/where/{secrets.token_hex(4)}"  # the bucket is that of all tests, also of other files
     storage = StorageSettings(kind="s3", bucket=BUCKET, prefix=prefix, endpoint=s3, region="us-east-1")
