@@ -101,8 +101,9 @@ async def _remove(
         for batch in batches:
             removed["answers"] += await answers.purge(redis, upstream, batch.project, batch.id)
     removed["files"] = await _remove_files(redis, settings, whose)
+    never = await store_purge.remove_intakes(redis, upstream, whose, settings.results.retention_days)
     ended = [await store_purge.remove(redis, batch.id) for batch in batches]
-    return {**removed, "batches": sum(ended)}
+    return {**removed, "batches": never + sum(ended)}
 
 
 async def _remove_files(redis: "Redis", settings: "Settings", whose: "Whose") -> int:

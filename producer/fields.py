@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from batchmill.producer.lines import MAX_MODEL_BYTES
+from batchmill.producer.lines import MAX_MODEL_BYTES, is_model_name
 
 Members = dict[str, msgspec.Raw]
 
@@ -168,6 +168,8 @@ def model_of(body: Members, default: str | None, prefix: str) -> str:
         refuse(param, "Model must not be empty.")
     if len(model.encode()) > MAX_MODEL_BYTES:
         refuse(param, f"Model must have at most {MAX_MODEL_BYTES} bytes.")
+    if not is_model_name(model):
+        refuse(param, "Model must be the name of a model: without control characters, and none of our own words.")
     return model
 
 

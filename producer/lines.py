@@ -1,5 +1,6 @@
 """The values of the input: how to read it, on what conditions to run it, a good line, a bad line."""
 
+import re
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -16,8 +17,17 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_MODEL_BYTES = 256
 MAX_FALLBACKS = 8
 
+_UNFIT = re.compile(r"[\x00-\x1f\x7f]|\A(?:!|op:|account\Z|refused\Z)")
+
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
 Words = Annotated[tuple[Word, ...], msgspec.Meta(max_length=64)]
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model can be called so. Some names would pass for something else where ours are beside others': for a
+    line of the gate's books, a word to workers (`!` and a batch), a scope of pauses.
+    """
+    return _UNFIT.search(name) is None
 
 
 def check_fallbacks(models: tuple[str, ...]) -> None:
@@ -27,6 +37,8 @@ def check_fallbacks(models: tuple[str, ...]) -> None:
     for model in models:
         if not model.strip() or len(model.encode()) > MAX_MODEL_BYTES:
             raise ValueError(f"a fallback model is a model's id or an alias of 1 to {MAX_MODEL_BYTES} bytes")
+        if not is_model_name(model):
+            raise ValueError("a fallback model is a model's id or an alias; no model is named so")
         if model == AUTO:
             raise ValueError(f"'{AUTO}' can't be a fallback; let the line's model be '{AUTO}'")
 

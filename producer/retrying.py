@@ -21,6 +21,11 @@ from batchmill.store.staging import Staging
 _AGAIN = (LineState.FAILED, LineState.EXPIRED)
 
 
+async def retried(redis: Redis, batch_id: str) -> str | None:
+    """Return the batch in which the lines of this one are tried again, if there is one."""
+    return await batches.by_content(redis, _content(batch_id))
+
+
 async def retry(
     redis: Redis, batch_id: str, settings: Settings, *, birth: Birth = PLAIN, key: str | None = None
 ) -> tuple[str, int]:
@@ -33,9 +38,8 @@ async def retry(
     status = await batches.status(redis, batch_id)
     if not status.state.terminal:
         raise InputError(f"{batch_id} is still {status.state.value}; `batchmill retry` is for finished batches")
-    content = f"retry:{batch_id}"
-    existing = await batches.by_content(redis, content)
-    if existing:
+    content = _content(batch_id)
+    if existing := await retried(redis, batch_id):
         return existing, (await batches.status(redis, existing)).total
     conditions = Conditions(
         project=status.project,
@@ -76,6 +80,10 @@ async def _stage_failed(redis: Redis, status: BatchStatus, staging: Staging, pri
         counts[request.model] += 1
     await buffers.flush()
     return counts
+
+
+def _content(batch_id: str) -> str:
+    return f"retry:{batch_id}"
 
 
 def _handed_in(failed: Result, index: int) -> Request:

@@ -12,7 +12,7 @@ import msgspec
 from batchmill.openrouter.options import FallbackModels, ProviderOptions
 from batchmill.producer.fields import MAX_CUSTOM_ID_BYTES, MAX_DEPTH, POSITIVE_INTEGER, Message
 from batchmill.producer.identities import Identities
-from batchmill.producer.lines import MAX_MODEL_BYTES, InputOptions, Request
+from batchmill.producer.lines import MAX_MODEL_BYTES, InputOptions, Request, is_model_name
 
 _NULL: Final = msgspec.Raw(b"null")
 _NO_STREAM: Final = (_NULL, msgspec.Raw(b"false"))
@@ -66,6 +66,7 @@ def _usable(custom_id: str, body: _Body, options: InputOptions) -> bool:
         1 <= len(custom_id.encode()) <= MAX_CUSTOM_ID_BYTES
         and len(body.model.encode()) <= MAX_MODEL_BYTES
         and bool(body.messages and body.model.strip())
+        and is_model_name(body.model)
         and body.stream in _NO_STREAM
         and _limits_fit(body, options)
     )

@@ -1,5 +1,6 @@
 """What every handler and every background task is given."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
@@ -21,6 +22,8 @@ class Service:
     blobs: Blobs
     keyring: Keyring = field(default_factory=Keyring)
     moments: Moments = field(default_factory=Moments, compare=False, repr=False)
+    under_way: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    """Requests that are not answered to their end, by whose they are; see `access/gate.py`."""
 
     @property
     def upstream(self) -> str:

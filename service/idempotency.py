@@ -40,9 +40,9 @@ def name_of(request: Request, identity: Identity, body: bytes, key: str | None) 
 
 
 def is_again(request: Request) -> bool:
-    """Whether a client says that it sent the request before."""
+    """Whether a client says that it sent the request before: its count of retries is above 0."""
     count = request.headers.get(_RETRIES, "0")
-    return count.isascii() and count.isdigit() and int(count) > 0
+    return count.isascii() and count.isdigit() and count.strip("0") != ""
 
 
 def check_same(known: Known) -> None:

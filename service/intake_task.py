@@ -89,6 +89,8 @@ async def _hold(service: Service, batch_id: str, run: str) -> None:
                 await asyncio.gather(work, return_exceptions=True)
         except RedisError as error:  # the lease runs out, and somebody begins anew
             log.warning("intake.cannot", error=str(error))
+        except Exception as error:
+            log.error("intake.defect", exc_info=error)
 
 
 async def _work(service: Service, found: Intake, holder: Holder) -> None:
@@ -112,9 +114,12 @@ async def _take_in(service: Service, found: Intake, holder: Holder) -> None:
         await holder.expire()
         return
     wrong = await _enqueue(service, found, holder)
-    if wrong:
-        await holder.fail(wrong)
-        log.info("intake.failed", faults=len(wrong), code=wrong[0].code)
+    if not wrong:
+        return
+    if await holder.fail(wrong) in (IntakeState.RELEASING, IntakeState.CANCELLING):
+        await _finish(service, found.id, holder)  # a run that had lost it let its lines go meanwhile
+        return
+    log.info("intake.failed", faults=len(wrong), code=wrong[0].code)
 
 
 async def _finish(service: Service, batch_id: str, holder: Holder) -> None:

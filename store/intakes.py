@@ -266,7 +266,8 @@ async def cancel(redis: Redis, upstream: str, intake: Intake, *, retention_days:
 
 
 def _names(upstream: str, batch_id: str) -> list[str]:
-    return [service_keys.intakes(upstream), service_keys.intake(batch_id), service_keys.event_deliveries()]
+    names = [service_keys.intakes(upstream), service_keys.intake(batch_id), service_keys.event_deliveries()]
+    return [*names, keys.batch(batch_id)]
 
 
 async def _event(redis: Redis, intake: Intake, after: IntakeState | None) -> bytes:

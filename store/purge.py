@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.store import audit, keys, service_keys
+from batchmill.store import audit, intakes, keys, service_keys
 from batchmill.store.batches import open_shards
 from batchmill.store.clock import now_ms
 from batchmill.store.model import BatchState
@@ -64,6 +64,33 @@ async def remove(redis: Redis, batch_id: str) -> bool:
     for start in range(0, len(tokens + jobs), _CHUNK):
         await redis.execute_command("UNLINK", *(tokens + jobs)[start : start + _CHUNK])
     return bool(await _remove(redis, [*first, *own], [batch_id, service_keys.in_index(batch_id, owner)]))
+
+
+async def remove_intakes(redis: Redis, upstream: str, whose: Whose, retention_days: int) -> int:
+    """Remove batches over HTTP that never came to run, those that still wait cancelled first; return how many.
+
+    One whose lines are let go at this very moment is a batch in the next, and stays.
+    """
+    ids = [whose.batch.encode()] if whose.batch else []
+    if whose.project:
+        ids = await redis.execute_command("ZRANGE", service_keys.index(whose.project), 0, -1)
+    removed = 0
+    for batch_id in (member.decode() for member in ids):
+        found = await intakes.find(redis, batch_id)
+        if found is None:
+            continue
+        if not found.state.terminal:
+            state = await intakes.cancel(redis, upstream, found, retention_days=retention_days)
+            if state is None or not state.terminal:
+                continue
+        owner = found.asked.project
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.execute_command("UNLINK", service_keys.intake(batch_id))
+            pipe.execute_command("ZREM", service_keys.index(None), service_keys.in_index(batch_id, owner))
+            pipe.execute_command("ZREM", service_keys.index(owner), batch_id)
+            await pipe.execute()
+        removed += 1
+    return removed
 
 
 async def note(redis: Redis, upstream: str, who: str, whose: Whose, removed: Sequence[tuple[str, int]]) -> None:

@@ -194,6 +194,7 @@ class Staging:
             service_keys.index(facts.project),
             service_keys.deadlines(),
             keys.batch_budget(self._upstream, self.batch_id),
+            service_keys.intake(self.batch_id),
             *(keys.shard(shard.reference) for shard in self._shards),
         ]
         if self._live:

@@ -78,6 +78,18 @@ async def test_without_a_key_other_names_and_proxies_stay_outside(
         assert problem(await client.get("/v1/keys", headers=headers)) == (401, "missing_api_key")
 
 
+async def test_without_a_key_a_proxy_that_adds_no_header_stays_outside(redis: Redis, settings: Settings) -> None:
+    """As nginx speaks by default: HTTP/1.0, to the address that it was given."""
+    async with serving(redis, settings) as client:
+        host, port = client.base_url.host, client.base_url.port
+        for version, status in ((b"1.0", b"401"), (b"1.1", b"200")):
+            reader, writer = await asyncio.open_connection(host, port)
+            head = b"GET /v1/keys HTTP/%b\r\nHost: %b:%d\r\nConnection: close\r\n\r\n"
+            writer.write(head % (version, host.encode(), port))
+            assert (await reader.read()).split()[1] == status
+            writer.close()
+
+
 @pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}])
 async def test_without_a_key_no_other_site_changes_anything(
     redis: Redis, settings: Settings, headers: dict[str, str]
@@ -230,6 +242,10 @@ async def test_no_key_gives_more_than_it_has(redis: Redis, settings: Settings) -
         assert told["expires_at"] <= admin.key.expires_at
         assert told["requests_per_minute"] == 60
         assert (await client.post("/v1/keys", json={"name": "rich"}, headers=bearer(poor))).status_code == 403
+        usual = await make(redis, settings, "usual", scopes=("admin",))
+        asked = {"name": "fast", "scopes": ["admin"], "requests_per_minute": 10**6}
+        told = (await client.post("/v1/keys", json=asked, headers=bearer(usual))).json()
+        assert told["requests_per_minute"] == settings.service.requests_per_minute
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,22 @@ async def test_lines_over_what_a_key_may_have_waiting(redis: Redis, settings: Se
         assert reply.json()["error"]["type"] == "rate_limit_error"
 
 
+async def test_lines_that_are_tried_again_wait_like_any(redis: Redis, settings: Settings) -> None:
+    headers = await key_of(redis, settings, "blue", max_queued_lines=3)
+    async with in_process(redis, settings, headers=headers) as client:
+        first = await submit(client, [line(number) for number in range(3)])
+        await finish(redis, first["id"], fail=(0, 1))
+        await when(client, first["id"])
+        second = await submit(client, [line(number) for number in range(2)])
+        again = f"/v1/batches/{first['id']}/retry"
+        assert (await client.post(again)).status_code == 429
+        await finish(redis, second["id"])
+        made = (await client.post(again)).json()["id"]
+        third = await submit(client, [line(0)])
+        assert third["status"] == "in_progress"
+        assert (await client.post(again)).json()["id"] == made
+
+
 async def test_a_batch_of_the_command_line_is_there_too(
     client: httpx.AsyncClient, redis: Redis, settings: Settings
 ) -> None:

@@ -19,7 +19,7 @@ from batchmill.service.control import notices
 from batchmill.service.identity import EVERY_SCOPE, Identity
 from batchmill.service.problems import ApiError
 from batchmill.spend.alerts import Alert, Due
-from batchmill.store import alerts, keys, policy
+from batchmill.store import alerts, api_keys, keys, policy
 from batchmill.store.model import Terms
 from batchmill.store.staging import BatchFacts, Staging
 
@@ -121,6 +121,17 @@ async def test_a_project_s_admin_may_change_the_caps_of_its_own_batches_only(ser
     assert limits == {"all": 10, "evals-cap": 4, "others-cap": 3, own: 2, foreign: 1}
     [entry, *_] = (await notices.audit(service, EVALS, 1)).data
     assert entry.who == "key:mine"
+
+
+async def test_a_key_does_not_raise_the_budget_that_it_is_under(service: Service, client: httpx.AsyncClient) -> None:
+    """Whatever it may do otherwise: it makes no keys, either."""
+    wanted = api_keys.Wanted(name="one", project=None, scopes=("read", "admin"), budget_usd=Decimal(1))
+    one = await api_keys.create(service.redis, UPSTREAM, wanted, "me")
+    two = await api_keys.create(service.redis, UPSTREAM, msgspec.structs.replace(wanted, name="two"), "me")
+    for made, status in ((one, 403), (two, 200)):
+        headers = {"authorization": f"Bearer {made.text}"}
+        reply = await client.patch("/v1/budgets/key:one", json={"limit_usd": 9}, headers=headers)
+        assert reply.status_code == status, reply.text
 
 
 async def test_a_limit_is_tuned_until_the_file_says_otherwise(redis: Redis, client: httpx.AsyncClient) -> None:

@@ -1,7 +1,9 @@
 """A batch's webhook is told of its end: once, signed as OpenAI's clients verify it, never inside our own network."""
 
+import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import msgspec
@@ -20,7 +22,7 @@ from batchmill.store.events import Event
 from batchmill.store.handed import Handed
 from batchmill.store.intakes import Asked, Fault, Holder
 from batchmill.store.staging import Staging
-from batchmill.webhooks import addresses
+from batchmill.webhooks import addresses, message
 
 from .store_helpers import DAYS, MODEL, UPSTREAM, claim, complete, facts, line
 
@@ -253,3 +255,33 @@ def test_urls_that_a_webhook_can_have(url: str) -> None:
 async def test_a_name_is_looked_up_as_the_system_does(name: str) -> None:
     with pytest.raises(addresses.AddressError):
         await addresses._public_address(name, 80)
+
+
+@pytest.mark.parametrize("way", ["drips", "never ends"])
+async def test_a_receiver_that_never_comes_to_an_end_holds_up_nobody(
+    post: Post, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """It could have the memory of a gateway otherwise, and keep it from telling anybody else."""
+    monkeypatch.setattr(message, "WHOLE", 0.3)
+    batch_id = await batch(post.redis)
+    await complete(post.redis, await claim(post.redis))
+    await written(post.redis, batch_id)
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b"x" * 65_536
+            await asyncio.sleep(0)
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        if way == "drips":
+            await asyncio.Event().wait()
+        return httpx.Response(200, content=body())
+
+    teller = Teller(post.service, environ=ENVIRON, transport=httpx.MockTransport(answer))
+    async with asyncio.timeout(5):
+        await teller.tell()
+    assert sent <= 1
+    assert len(await post.waiting()) == (1 if way == "drips" else 0)

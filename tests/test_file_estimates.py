@@ -1,5 +1,6 @@
 """What a file would cost, over HTTP."""
 
+import asyncio
 import json
 from decimal import Decimal
 
@@ -69,3 +70,21 @@ async def test_an_estimate_waits_for_prices(redis: Redis, settings: Settings, mo
     assert error_of(answer)[0] == 503
     assert "what models cost can't be read" in error_of(answer)[3]
     assert answer.headers["retry-after"] == "1"
+
+
+async def test_few_files_are_copied_at_once(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most = 0, 0
+
+    async def slow(*_: object, **__: object) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        raise PricesUnknownError("what models cost can't be read")
+
+    monkeypatch.setattr(Producer, "estimate", slow)
+    async with in_process(redis, settings, tasks=False) as client:
+        made = await uploaded(client)
+        await asyncio.gather(*(client.get(f"/v1/files/{made['id']}/estimate") for _ in range(20)))
+    assert 1 <= most <= 4

@@ -117,6 +117,24 @@ def test_lines_that_are_no_objects(line: bytes, code: str, param: str | None, sa
         (body_line(model=3), "invalid_request", "body.model", "Model must be a string, not a number."),
         (body_line(model=" "), "invalid_request", "body.model", "Model must not be empty."),
         (body_line(model="m" * 257), "invalid_request", "body.model", "Model must have at most 256 bytes."),
+        *(  # which would be a word to workers, a scope of pauses, or a line of the gate's books
+            (
+                body_line(model=model),
+                "invalid_request",
+                "body.model",
+                "Model must be the name of a model: without control characters, and none of our own words.",
+            )
+            for model in (
+                "!batch_1",
+                "!batch_1|expired",
+                "op:maker/model",
+                "account",
+                "refused",
+                "m\n0",
+                "m\n1\nkey",
+                "m\0",
+            )
+        ),
         (body_line(messages=None), "invalid_request", "body.messages", "Messages parameter is required."),
         (body_line(messages=[]), "invalid_request", "body.messages", "Messages must hold at least one message."),
         (body_line(messages={}), "invalid_request", "body.messages", "Messages must be an array, not an object."),

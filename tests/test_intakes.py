@@ -11,10 +11,9 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings
 from batchmill.producer import intake as lines_in
 from batchmill.service import intake_task
-from batchmill.service.compat.batches import find
-from batchmill.service.identity import OPERATOR
 from batchmill.storage.blobs import StorageError
 from batchmill.store import batches, intakes, service_keys
+from batchmill.store.errors import StoreError
 from batchmill.store.handed import Handed
 from batchmill.store.intakes import Asked, Fault, Holder, Intake, IntakeState
 from batchmill.store.model import BatchState
@@ -268,10 +267,11 @@ async def test_a_window_that_is_over_before_anybody_looked(redis: Redis, setting
     assert reply.status_code == 409
 
 
-async def test_what_was_let_go_is_cancelled_though_its_gateway_lost_it(
-    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", ["failed", "let go"])
+async def test_what_failed_is_never_let_go_and_what_was_let_go_never_fails(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """A gateway was so slow that another one took over, and found that the lines can't run."""
+    """A gateway is so slow that another one takes over and finds that the lines can't run; it may die at once, too."""
     service = service_of(redis, settings)
     async with in_process(redis, settings, tasks=False) as client:
         batch = await create(client, await upload(client, jsonl([line(0)])))
@@ -281,14 +281,40 @@ async def test_what_was_let_go_is_cancelled_though_its_gateway_lost_it(
     release = Staging.release
 
     async def late(*arguments: Any) -> str:
+        let_go = await release(*arguments) if first == "let go" else ""
         await end_lease(redis, batch_id)
         assert await intakes.take(redis, service.upstream, "other") == batch_id
-        await (await holder_of(redis, batch_id, "other")).fail((Fault("invalid_request", "No."),))
-        return await release(*arguments)
+        now = await (await holder_of(redis, batch_id, "other")).fail((Fault("invalid_request", "No."),))
+        assert now is (IntakeState.RELEASING if let_go else IntakeState.FAILED)
+        return let_go or await release(*arguments)
 
     monkeypatch.setattr(Staging, "release", late)
+    if first == "failed":
+        with pytest.raises(StoreError):
+            await intake_task._take_in(service, await look(redis, batch_id), slow)
+        assert not await batches.exists(redis, batch_id)
+        assert (await look(redis, batch_id)).state is IntakeState.FAILED
+        return
     await intake_task._take_in(service, await look(redis, batch_id), slow)
-    assert (await batches.status(redis, batch_id)).state is BatchState.CANCELLED
-    found = await find(service, OPERATOR, batch_id)
-    assert isinstance(found, Intake)
-    assert found.state is IntakeState.FAILED
+    await end_lease(redis, batch_id)
+    assert await intakes.take(redis, service.upstream, "next") == batch_id
+    next_one = await holder_of(redis, batch_id, "next")
+    await intake_task._take_in(service, await look(redis, batch_id), next_one)
+    assert await intakes.find(redis, batch_id) is None
+    assert (await batches.status(redis, batch_id)).state is BatchState.IN_PROGRESS
+
+
+async def test_what_cannot_be_read_keeps_no_other_waiting(redis: Redis, settings: Settings) -> None:
+    """A newer gateway wrote it, say."""
+    async with in_process(redis, settings, tasks=False) as client:
+        file_id = await upload(client, jsonl([line(0)]))
+        strange, good = [(await create(client, file_id))["id"] for _ in range(2)]
+        await redis.execute_command("HSET", service_keys.intake(strange), "state", "resting")
+        service = service_of(redis, settings)
+        taking = asyncio.create_task(intake_task.take_intakes(service))
+        try:
+            await when(client, good, "in_progress")
+            assert not taking.done()
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)

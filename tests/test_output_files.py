@@ -19,7 +19,7 @@ from batchmill.service.context import Service
 from batchmill.service.identity import OPERATOR
 from batchmill.service.problems import ApiError
 from batchmill.storage.blobs import StorageError
-from batchmill.store import batches, files, keys, outputs, service_keys
+from batchmill.store import batches, files, keys, outputs, purge, service_keys
 from batchmill.store.clock import now_ms
 from batchmill.store.handed import Handed
 from batchmill.store.model import LineState, Result
@@ -304,3 +304,22 @@ async def test_what_no_batch_has_is_no_file(service: Service) -> None:
     for file_id in ("file-out-00", "file-err-00", "file-00", "output/x"):
         with pytest.raises(ApiError, match="No such File object"):
             await file_for(service, OPERATOR, file_id)
+
+
+async def test_what_is_purged_while_its_files_are_written_does_not_come_back(
+    redis: Redis, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = await running(redis, 2)
+    await batch.finish(answered(0), rejected(1))
+    write = outputs.mark_written
+
+    async def purged_before(*arguments: Any, **more: Any) -> bool:
+        assert await purge.remove(redis, batch.id)
+        return await write(*arguments, **more)
+
+    monkeypatch.setattr(outputs, "mark_written", purged_before)
+    await write_outputs(service)
+    for file_id in (output_file_id(batch.id), error_file_id(batch.id)):
+        assert await files.get(redis, file_id) is None
+    await sweep(redis, service.blobs)
+    assert await service.blobs.names("output/") == await service.blobs.names("errors/") == []

@@ -3,21 +3,25 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import load
 from batchmill.spend.ledger import UsageRecord
-from batchmill.store import batch_index, batches, keys, ledger, purge, usage_log
+from batchmill.store import batch_index, batches, intakes, keys, ledger, purge, usage_log
 from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError
+from batchmill.store.handed import Handed
+from batchmill.store.intakes import Asked, Fault, Holder
 from batchmill.store.model import BatchState
+from batchmill.store.staging import new_batch_id
 from batchmill.store.usage_log import Whose
 
 from .cli_helpers import Desk, desk, shared_simulator
 from .service_helpers import in_process
-from .store_helpers import UPSTREAM, claim, complete, named_batch, put, result
+from .store_helpers import DAYS, UPSTREAM, claim, complete, named_batch, put, result
 from .usage_helpers import put_chunk, used
 
 __all__ = ["desk", "shared_simulator"]
@@ -109,6 +113,31 @@ async def test_a_batch_that_is_not_over_stays_whole(redis: Redis) -> None:
     assert await batches.mark_stopping(redis, batch_id, BatchState.CANCELLING) is BatchState.CANCELLING
     assert not await purge.remove(redis, batch_id)
     assert [batch.ended for batch in await purge.find(redis, Whose(batch=batch_id))] == [False]
+
+
+async def test_batches_over_http_that_never_ran_go_too(redis: Redis) -> None:
+    waiting, failed, other = [
+        await intake_of(redis, project, metadata={"who": "a person"}) for project in ("p", "p", "q")
+    ]
+    assert await intakes.hold(redis, UPSTREAM, failed, "run")
+    found = await intakes.find(redis, failed)
+    assert found is not None
+    await Holder(redis, UPSTREAM, found, "run", retention_days=DAYS).fail((Fault("empty_file", "It is empty."),))
+    assert await purge.remove_intakes(redis, UPSTREAM, Whose(project="p"), DAYS) == 2
+    assert (await batch_index.page(redis, None, None, 9)).ids == (other,)
+    left = [key.decode() for key in await redis.keys("*")]
+    assert not [key for key in left if waiting in key or failed in key]
+    assert await intakes.take(redis, UPSTREAM, "run") == other
+    assert await purge.remove_intakes(redis, UPSTREAM, Whose(batch=other), DAYS) == 1
+    assert await purge.remove_intakes(redis, UPSTREAM, Whose(batch=other), DAYS) == 0
+
+
+async def intake_of(redis: Redis, project: str, **fields: Any) -> str:
+    batch_id = new_batch_id()
+    handed = Handed(input_file_id="file-1", created_at=1_800_000_000, **fields)
+    asked = Asked(handed=handed, expires_at=1_900_000_000, project=project)
+    await intakes.create(redis, UPSTREAM, batch_id, asked, retention_days=DAYS)
+    return batch_id
 
 
 async def test_content_that_is_another_batch_s_by_now_is_found_on(redis: Redis) -> None:

@@ -15,6 +15,7 @@ from batchmill.config.errors import BatchmillError
 from batchmill.config.urls import is_url
 
 _LONGEST = 2048
+_LOOK_UP = 10.0  # seconds for a name
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: reaches the IPv4 address in its last four bytes
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -73,7 +74,8 @@ async def request_to(client: httpx.AsyncClient, url: str, body: bytes, *, privat
 
 async def _public_address(host: str, port: int) -> str:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(_LOOK_UP):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise AddressError("the webhook's host can't be found") from error
     addresses = [str(entry[4][0]) for entry in found]

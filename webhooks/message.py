@@ -4,6 +4,7 @@ Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/st
 what is signed, and that any 2xx has arrived, 410 wants no more, and a redirect is a failure.
 """
 
+import asyncio
 import base64
 import random
 from datetime import UTC, datetime
@@ -15,6 +16,9 @@ from standardwebhooks.webhooks import Webhook as Signer
 
 TIMEOUT: Final = 15.0
 """Seconds that one step of a try may take."""
+
+WHOLE: Final = 30.0
+"""Seconds that a whole try may take, however slowly its receiver goes on."""
 
 LEASE: Final = 60.0
 """Seconds that whoever makes a delivery has it alone: longer than a try may take."""
@@ -47,9 +51,11 @@ def signed(message_id: str, timestamp: int, body: bytes, secret: str) -> dict[st
 
 
 async def post(client: httpx.AsyncClient, request: httpx.Request) -> Tried:
-    """Send a message once."""
+    """Send a message once. What the answer says is not read: it may have no end."""
     try:
-        response = await client.send(request, follow_redirects=False)
+        async with asyncio.timeout(WHOLE):
+            response = await client.send(request, follow_redirects=False, stream=True)
+            await response.aclose()
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return failed(type(error).__name__)  # its words may hold the URL, which may hold a token
     if response.is_success:

@@ -55,8 +55,16 @@ async def identify(service: Service, request: Request, *, form_token: str | None
         raise problems.unauthorized(_MISSING, code="missing_api_key")
     if key is None:
         raise problems.unauthorized(_WRONG)
+    _enter(service, request, key)
     await _take_turn(service, request, key)
     return identity_of(key)
+
+
+def leave(service: Service, whose: str) -> None:
+    """Say that a request is over that had come in; the guard does, whose `state` tells whose it is: `under_way`."""
+    service.under_way[whose] -= 1
+    if not service.under_way[whose]:
+        del service.under_way[whose]
 
 
 def identity_of(key: ApiKey) -> Identity:
@@ -96,6 +104,17 @@ def _check_page(request: Request, token: str, form_token: str | None) -> None:
     given = form_token if form_token is not None else request.headers.get(CSRF_HEADER, "")
     if not hmac.compare_digest(given.encode(), sessions.csrf_of(token).encode()):
         raise problems.forbidden(_NO_TOKEN)
+
+
+def _enter(service: Service, request: Request, key: ApiKey) -> None:
+    """Let nobody have more than half of the connections: some requests last for minutes, such as events."""
+    if hasattr(request.state, "under_way"):
+        return
+    whose, most = key.project or key.id, max(1, service.settings.service.max_connections // 2)
+    if service.under_way[whose] >= most:
+        raise problems.too_many(f"This project has {most:,} requests under way at this gateway, as many as it may.", 1)
+    service.under_way[whose] += 1
+    request.state.under_way = whose
 
 
 async def _take_turn(service: Service, request: Request, key: ApiKey) -> None:

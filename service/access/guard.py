@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchmill.service import problems
 from batchmill.service.access.connections import MOST_HEAD_BYTES
+from batchmill.service.access.gate import leave
 from batchmill.service.access.origin import host_in
 from batchmill.service.endpoints import failed
 from batchmill.service.problems import ApiError
@@ -39,8 +40,13 @@ class Guard:
 
         if (error := _wrong(Headers(scope=scope))) is not None:
             await failed(error)(scope, receive, sending)
-        else:
+            return
+        state = scope.setdefault("state", {})
+        try:
             await self._app(scope, receive, sending)
+        finally:
+            if whose := state.get("under_way"):
+                leave(scope["app"].state.service, whose)
 
 
 def _wrong(headers: Headers) -> ApiError | None:

@@ -34,7 +34,7 @@ async def create_key(call: Call[None, KeyRequest]) -> NewKeyObject:
     own = await api_keys.by_id(redis, upstream, identity.key_id) if identity.key_id else None
     if own is not None and own.id in await key_budgets.every(redis, upstream):
         raise problems.forbidden("A key with a budget of its own can't make keys.")
-    wanted = _within(_wanted(call.body, identity), own, now)
+    wanted = _within(_wanted(call.body, identity), own, now, service.settings.service.requests_per_minute)
     made = await api_keys.create(redis, upstream, wanted, identity.who)
     budgets = await key_budgets.every(redis, upstream)
     told = msgspec.structs.asdict(_object(made.key, budgets.get(made.key.id), None, now))
@@ -117,15 +117,21 @@ def _wanted(body: KeyRequest, identity: Identity) -> Wanted:
     )
 
 
-def _within(wanted: Wanted, own: ApiKey | None, now: int) -> Wanted:
-    """Return what the new key may be at most, by the bounds of the key that asks for it."""
+def _within(wanted: Wanted, own: ApiKey | None, now: int, usual: int) -> Wanted:
+    """Return what the new key may be at most, by the bounds of the key that asks for it.
+
+    `usual` is the rate of a key that has none of its own; more than that is for operators to give.
+    """
     if own is None:
         return wanted
+    rate = own.requests_per_minute
+    if rate is None and own.project is not None and wanted.requests_per_minute is not None:
+        rate = usual
     rest = None if own.expires_at is None else max(1, own.expires_at - now)
     return msgspec.structs.replace(
         wanted,
         lasts=_least(wanted.lasts, rest),
-        requests_per_minute=_least(wanted.requests_per_minute, own.requests_per_minute),
+        requests_per_minute=_least(wanted.requests_per_minute, rate),
         max_queued_lines=_least(wanted.max_queued_lines, own.max_queued_lines),
     )
 

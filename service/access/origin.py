@@ -17,10 +17,13 @@ def is_local(request: Request) -> bool:
     """Whether somebody on this machine asks us by a name of this machine.
 
     By another name, it is a page of somebody else's that a browser was told lives here (DNS rebinding); and what a
-    proxy hands on may come from anywhere.
+    proxy hands on may come from anywhere. One that adds no header shows by its HTTP/1.0, as nginx does by default:
+    that asks by our own address, too.
     """
     client = request.client
-    if client is None or any(name in request.headers for name in _PROXIED):
+    if client is None or request.scope.get("http_version") == "1.0":
+        return False
+    if any(name in request.headers for name in _PROXIED):
         return False
     return is_loopback(client.host) and is_loopback(host_of(request))
 

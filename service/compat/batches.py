@@ -121,6 +121,8 @@ async def retry_batch(call: Call[None, None]) -> BatchObject:
         raise _over("retry", batch_objects.of_intake(found).status)
     if not found.state.terminal:
         raise _over("retry", batch_objects.shown_status(found))
+    if await retrying.retried(service.redis, batch_id) is None:
+        await check_queue(service, call.identity, found.failed + found.expired)
     birth = await _birth_again(service, call.identity, found)
     key = call.identity.key_id
     new_id, _ = await retrying.retry(service.redis, batch_id, service.settings, birth=birth, key=key)

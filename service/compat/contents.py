@@ -131,11 +131,15 @@ async def _after_line(parts: AsyncIterator[bytes], lines: int) -> AsyncGenerator
     """Yield what lies behind so many lines."""
     left = lines
     async for part in parts:
-        rest = part
-        while left and (end := rest.find(b"\n")) >= 0:
-            rest = rest[end + 1 :]
-            left -= 1
-        if not left and rest:
+        ends = part.count(b"\n") if left else 0
+        if ends < left:
+            left -= ends
+            continue
+        begin = 0
+        for _ in range(left):
+            begin = part.index(b"\n", begin) + 1
+        left = 0
+        if rest := part[begin:]:
             yield rest
 
 

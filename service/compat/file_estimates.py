@@ -1,5 +1,6 @@
 """`GET /v1/files/{file_id}/estimate`: what the lines of a file would cost, and what would stop them."""
 
+import asyncio
 from decimal import Decimal
 
 import msgspec
@@ -16,6 +17,8 @@ from batchmill.service.compat.files import file_for, local_copy
 from batchmill.service.identity import Scope
 from batchmill.service.operations import Call, Operation
 from batchmill.storage.blobs import MissingBlobError
+
+_AT_ONCE = 4  # each has a copy of its file on our disk
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -84,8 +87,9 @@ async def estimate_file(call: Call[Conditions, None]) -> FileEstimate:
     record = await file_for(service, call.identity, file_id)
     if not record.blob:
         raise problems.conflict(f"Cannot estimate '{file_id}': its batch is not over.")
+    turn = service.moments.keep("estimates", lambda: asyncio.Semaphore(_AT_ONCE))
     try:
-        async with local_copy(service, record) as path:
+        async with turn, local_copy(service, record) as path:
             found = await service.producer.estimate(
                 path,
                 name=record.filename,

@@ -140,7 +140,15 @@ async def _write(service: Service, batch_id: str) -> None:
         if lines_of(status, errors=errors):
             await _write_file(service, status, errors=errors)
     output, failures = (lines_of(status, errors=errors) > 0 for errors in (False, True))
-    await outputs.mark_written(service.redis, status, output=output, errors=failures)
+    if not await outputs.mark_written(service.redis, status, output=output, errors=failures):
+        await _take_back(service, batch_id)
+
+
+async def _take_back(service: Service, batch_id: str) -> None:
+    """Delete the files of a batch that somebody purged while they were written."""
+    for file_id in (output_file_id(batch_id), error_file_id(batch_id)):
+        if (record := await files.get(service.redis, file_id)) is not None:
+            await files.delete(service.redis, record)
 
 
 async def _write_file(service: Service, status: BatchStatus, *, errors: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from batchmill.openrouter.wire import UNREADABLE
 from batchmill.service import problems
 from batchmill.service.compat.ids import blob_of, new_file_id
 from batchmill.service.context import Service
@@ -16,10 +17,11 @@ from batchmill.store.clock import now_ms
 from batchmill.store.files import FileRecord, Try
 
 _ENDING = ".jsonl"
-_BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\n\v\f\r\xef\xbb\xbf"  # with the bytes of a byte order mark
 _DAY = 86_400
 _SHORTEST, _LONGEST = 3600, 2_592_000  # seconds that OpenAI lets a file live
 _MOST_NAME = 255
+_MOST_DIGITS = 10
 
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
@@ -118,20 +120,20 @@ class Passing:
     def _look(self, part: bytes) -> None:
         if self._first is None:
             return
-        self._first += part
-        while self._first is not None and b"\n" in self._first:
-            line, _, rest = bytes(self._first).partition(b"\n")
-            self._first = bytearray(rest)
-            if line.removeprefix(_BOM).strip():
-                self._judge(line)
-        if self._first is not None and len(self._first) > self._longest:
+        if not self._first:
+            part = part.lstrip(_BLANK)  # all at once: there may be millions of blank lines
+        line, newline, _ = part.partition(b"\n")
+        self._first += line
+        if newline:
+            self._judge(bytes(self._first))
+        elif len(self._first) > self._longest:
             self._first = None  # the batch will say that the line is too long
 
     def _judge(self, line: bytes) -> None:
         self._first = None
         try:
-            msgspec.json.decode(line.removeprefix(_BOM))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            msgspec.json.decode(line)
+        except UNREADABLE as error:
             raise _wrong_format() from error
 
 
@@ -158,13 +160,14 @@ def _life(fields: dict[str, str], default: int) -> int:
         raise problems.invalid(
             f"Invalid value: '{anchor}'. Supported values are: 'created_at'.", ANCHOR, "invalid_value"
         )
-    if not (seconds and seconds.isascii() and seconds.isdigit() and _SHORTEST <= int(seconds) <= _LONGEST):
+    digits = seconds if seconds and seconds.isascii() and seconds.isdigit() and len(seconds) < _MOST_DIGITS else "0"
+    if not _SHORTEST <= int(digits) <= _LONGEST:
         raise problems.invalid(
             f"Invalid value for '{SECONDS}': expected an integer from {_SHORTEST} to {_LONGEST}.",
             SECONDS,
             "invalid_value",
         )
-    return int(seconds)
+    return int(digits)
 
 
 def _wrong_format() -> problems.ApiError:

@@ -10,7 +10,7 @@ from batchmill.service.context import Service
 from batchmill.service.control.common import seconds
 from batchmill.service.control.money import Accepted, Budget, Budgets, Raised, Released, SharedBudget, Suspect, Suspects
 from batchmill.service.identity import Identity
-from batchmill.store import epoch, gauges, keys, lanes, suspects
+from batchmill.store import epoch, gauges, key_budgets, keys, lanes, suspects
 from batchmill.store.errors import UnknownBudgetError
 from batchmill.store.gauges import BudgetGauge
 from batchmill.store.policy import raise_budget
@@ -35,7 +35,8 @@ async def budgets(service: Service, identity: Identity) -> Budgets:
 async def change_limit(service: Service, identity: Identity, name: str, limit_usd: Decimal) -> Raised:
     """Set the limit of a budget, up or down, from this instant. A project's key may do so for its own batches only.
 
-    Raises ApiError: 404 for a budget that is not there, 403 for one that is the operator's, 400 for no such limit.
+    Raises ApiError: 404 for a budget that is not there, 403 for one that is the operator's, or that of the key which
+    asks, 400 for no such limit.
     """
     await _may_change(service, identity, name)
     try:
@@ -134,6 +135,9 @@ async def _owners(service: Service, found: list[BudgetGauge]) -> dict[str, str]:
 
 async def _may_change(service: Service, identity: Identity, name: str) -> None:
     if identity.project is None:
+        own_budget = (await key_budgets.every(service.redis, service.upstream)).get(identity.key_id or "")
+        if own_budget is not None and own_budget.name == name:
+            raise problems.forbidden("A key can't change the budget that it is under itself.")
         return
     visible = await budgets(service, identity)
     own = {budget.name: budget for budget in visible.data}

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from batchmill.openrouter.splices import with_members
+from batchmill.openrouter.wire import UNREADABLE
 from batchmill.service.context import Service
 from batchmill.storage.blobs import StorageError
 from batchmill.store import files, line_pages
@@ -60,26 +61,33 @@ def decoded(text: bytes | None) -> Any | None:
         return None
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return text.decode(errors="replace")
 
 
 async def _body_in(service: Service, blob: str, custom_id: str) -> bytes | None:
     """Read an uploaded file until the line of that id has come; return its body, None when there is none."""
-    rest = b""
+    longest = service.settings.input.max_line_bytes
+    rest, passing = b"", False  # the beginning of a line; whether it is one that no batch takes
     async for part in service.blobs.read(blob):
-        whole, newline, rest = (rest + part).rpartition(b"\n")
-        found = await asyncio.to_thread(_among, whole, custom_id) if newline else None
-        if found is not None:
-            return found
+        whole, newline, left = part.rpartition(b"\n")
+        if newline:
+            text = whole.partition(b"\n")[2] if passing else rest + whole
+            if (found := await asyncio.to_thread(_among, text, custom_id)) is not None:
+                return found
+            rest, passing = left, False
+        elif not passing:
+            rest += left
+        if len(rest) > longest:
+            rest, passing = b"", True
     return _among(rest, custom_id)
 
 
 def _among(text: bytes, custom_id: str) -> bytes | None:
-    for line in text.splitlines():
+    for line in text.split(b"\n"):
         try:
             read = _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             continue  # a batch may skip lines that can't be read
         if read.custom_id == custom_id and (body := bytes(read.body)):
             return body
