@@ -130,22 +130,20 @@ async def _local(service: Service, record: FileRecord) -> AsyncIterator[Path]:
         yield path
 
 
-async def create_file(call: Call[None, None]) -> Answer:
+async def create_file(call: Call[None, Form | None]) -> Answer:
     """Upload a file of lines for a batch, as a multipart form whose parts may come in any order.
 
     The same upload sent again with the same `Idempotency-Key`, or by a client's silent retry, answers the same file.
     """
-    limits = call.service.settings.service
     headers = call.request.headers
-    parts = parts_of(call.request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
-    sent = uploads.Sent(
-        call.identity.home, headers.get("idempotency-key"), _is_again(headers.get("x-stainless-retry-count"))
-    )
+    parts = body_of(call.service, call.request)
+    again = call.body is not None or _is_again(headers.get("x-stainless-retry-count"))  # forms are clicked twice
+    sent = uploads.Sent(call.identity.home, headers.get("idempotency-key"), again)
     try:
-        form = Form(headers.get("content-type", ""), parts)
+        form = call.body or Form(headers.get("content-type", ""), parts)
         record = await uploads.take(call.service, form, sent)
     except problems.ApiError:
-        await _hear_out(call.request)
+        await hear_out(call.request)
         raise
     return Answer(as_object(record))
 
@@ -154,7 +152,13 @@ def _is_again(count: str | None) -> bool:
     return bool(count and count.isascii() and count.isdigit() and int(count) > 0)
 
 
-async def _hear_out(request: Request) -> None:
+def body_of(service: Service, request: Request) -> AsyncIterator[bytes]:
+    """Return the parts of a form with a file, as they come. Raises as `parts_of`."""
+    limits = service.settings.service
+    return parts_of(request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
+
+
+async def hear_out(request: Request) -> None:
     """Let a client finish sending, for a moment: one that is cut off in mid-sentence may never read our answer."""
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(_LINGER):
