@@ -239,6 +239,7 @@ OPERATIONS = (
         scope=Scope.SUBMIT,
         body=CreateBatch,
         answer=BatchObject,
+        headers={"Idempotency-Key": "The same body under the same key is the first batch; another one is 400."},
     ),
     Operation(
         method="GET",

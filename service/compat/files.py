@@ -237,6 +237,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="POST", path="/v1/files", handler=create_file, tag="files", summary="Upload a file",
         scope=Scope.SUBMIT, body=UploadForm, raw=True, media="multipart/form-data", answer=FileObject,
+        headers={"Idempotency-Key": "The same file under the same key is the first File object; another one is 400."},
     ),
     Operation(
         method="GET", path="/v1/files", handler=list_files, tag="files", summary="List files",
@@ -252,7 +253,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         method="GET", path="/v1/files/{file_id}/content", handler=file_content, tag="files", summary="Read a file",
-        scope=Scope.READ, query=contents.Wanted, answer_media="application/jsonl", errors=(404, 416),
+        scope=Scope.READ, query=contents.Wanted, answer_media="application/jsonl", also=(206, 304),
+        errors=(404, 416), headers={
+            "Range": "One range of bytes: `bytes=0-99`, `bytes=100-`, `bytes=-50`. Answered with 206, or 416.",
+            "If-Range": "The `ETag` that the range is of; of another one the whole file is answered.",
+            "If-None-Match": "The `ETag` of what the reader has: 304 when that is the file.",
+        },
     ),
 )  # fmt: skip
 """What can be done with files."""
