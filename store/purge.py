@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.store import audit, keys, service_keys
+from batchmill.store import audit, intakes, keys, service_keys
 from batchmill.store.batches import open_shards
 from batchmill.store.clock import now_ms
 from batchmill.store.model import BatchState
@@ -18,12 +18,13 @@ _ENDED = tuple(state.value.encode() for state in BatchState if state.terminal)
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A batch that is to go."""
+    """A batch that is to go. One that is, and stays, an intake has no upstream."""
 
     id: str
     upstream: str
     project: str
     ended: bool
+    intake: bool = False
 
 
 async def find(redis: Redis, whose: Whose) -> list[Found]:
@@ -40,7 +41,30 @@ async def find(redis: Redis, whose: Whose) -> list[Found]:
             owner = (project or b"default").decode()
             if state and whose.project in (None, owner):
                 found.append(Found(batch_id, (upstream or b"").decode(), owner, state in _ENDED))
+    return [*found, *await _intakes(redis, whose, {batch.id for batch in found})]
+
+
+async def _intakes(redis: Redis, whose: Whose, known: set[str]) -> list[Found]:
+    """Return what was handed over by HTTP and is no batch yet, or never came to be one."""
+    ids = [whose.batch] if whose.batch else []
+    if whose.project is not None:
+        index = service_keys.index(whose.project)
+        ids = [name.decode() for name in await redis.execute_command("ZRANGE", index, 0, -1)]
+    found = []
+    for batch_id in ids:
+        intake = await intakes.find(redis, batch_id) if batch_id not in known else None
+        if intake is not None:
+            found.append(Found(batch_id, "", intake.asked.project, intake.state.terminal, intake=True))
     return found
+
+
+async def remove_intake(redis: Redis, found: Found) -> bool:
+    """Remove what never came to be a batch. Safe to repeat."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.execute_command("ZREM", service_keys.index(None), service_keys.in_index(found.id, found.project))
+        pipe.execute_command("ZREM", service_keys.index(found.project), found.id)
+        pipe.execute_command("UNLINK", service_keys.intake(found.id))
+        return bool((await pipe.execute())[-1])
 
 
 async def remove(redis: Redis, batch_id: str) -> bool:
