@@ -132,7 +132,7 @@ async def list_batch_errors(call: Call[None, None]) -> Causes:
     found = await find(call.service, call.identity, call.path("batch_id"))
     if isinstance(found, Intake):
         return causes_of_intake(found)
-    return await causes_of_batch(call.service.redis, found.id)
+    return await causes_of_batch(call.service, found)
 
 
 async def find(service: Service, identity: Identity, batch_id: str) -> Found:
