@@ -30,6 +30,13 @@ async def replace(redis: Redis, name: Name, before: str, batch_id: str) -> str:
     return batch_id
 
 
+async def forget(redis: Redis, name: Name, batch_id: str) -> None:
+    """Have a name stand for nothing, if it stands for this batch."""
+    key = service_keys.request_name(name.name)
+    if (await redis.execute_command("GET", key)) == f"{name.digest}|{batch_id}".encode():
+        await redis.execute_command("DEL", key)
+
+
 async def enter(redis: Redis, batch_id: str, request: str) -> None:
     """Say that a request waits for the answer."""
     key = service_keys.chat_readers(batch_id)

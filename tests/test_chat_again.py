@@ -33,9 +33,13 @@ async def test_a_retry_waits_for_the_first_one_and_gets_its_answer_afterwards(tm
     async with desk(tmp_path, latency="1500") as at:
         first = asyncio.create_task(at.ask())
         batch_id = await in_the_air(at)
+        cost = (await at.client.get(f"/v1/batches/{batch_id}")).json()["x_cost"]
+        assert (cost["held_usd"] > 0, cost["spent_usd"]) == (True, 0)  # once, and without a cap of its own
         again = await at.ask(headers=RETRY)
         late = await at.ask(headers=RETRY)
         answers = [await first, again, late]
+        cost = (await at.client.get(f"/v1/batches/{batch_id}")).json()["x_cost"]
+        assert (cost["held_usd"], cost["spent_usd"] > 0) == (None, True)
         assert {answer.headers["x-batch-id"] for answer in answers} == {batch_id}
         assert len({answer.content for answer in answers}) == 1
         other = await at.ask("Another question", headers=RETRY)
@@ -97,3 +101,14 @@ async def test_what_came_to_nothing_is_tried_anew(real_redis: Redis, settings: S
         ]
     assert {answer.status_code for answer in tries} == {503}  # there is no worker
     assert len({answer.headers["x-batch-id"] for answer in tries}) == len(tries)
+
+
+async def test_what_was_refused_is_refused_again_at_once(real_redis: Redis, settings: Settings) -> None:
+    headers = {"idempotency-key": "k"}
+    async with serving(real_redis, msgspec.structs.replace(settings, simulate=True)) as client:
+        for _ in range(2):
+            refused = await client.post(URL, json=asking(model="no/such-model"), headers=headers)
+            assert refused.status_code == 404
+            assert refused.elapsed.total_seconds() < 2
+        meant = await client.post(URL, json=asking(), headers={"x-wait": "0", **headers})
+        assert meant.status_code == 503  # no worker, and no reuse of a key that stood for nothing

@@ -60,7 +60,10 @@ async def create_chat_completion(call: Call[None, None]) -> Response:
 async def _answered(call: Call[None, None], asked: ChatRequest, body: bytes, claim: Claim, patience: float) -> Response:
     """Answer by the batch of a claim, which may be under way already. Raises VoidError when it came to nothing."""
     await chats.enter(call.service.redis, claim.batch_id, call.request.state.request_id)
-    batch = await _hand_over(call, asked, body, claim.batch_id, patience)
+    if claim.again and await claim.is_there(call.service.redis):
+        batch = await call.service.producer.batch(claim.batch_id)
+    else:
+        batch = await _hand_over(call, asked, body, claim, patience)
     wait = Wait(call, batch, patience)
     if asked.stream:
         return await _streamed(call, batch, wait, asked, claim)
@@ -72,22 +75,23 @@ async def _answered(call: Call[None, None], asked: ChatRequest, body: bytes, cla
         await chats.let_expire(call.service.redis, batch.id)
 
 
-async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes, batch_id: str, patience: float) -> Batch:
-    """Hand the line over; a batch of that id that is there already is the one."""
+async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes, claim: Claim, patience: float) -> Batch:
+    """Hand the line over; a batch of that id that is there already is the one. Raises ApiError."""
     now = await now_ms(call.service.redis) // _SECOND_MS
     late = now + math.ceil(patience) + _SLACK  # should this gateway die, nobody waits for the answer any more
     try:
         return await call.service.producer.submit(
-            [line_of(batch_id, body, live=bool(asked.stream))],
+            [line_of(claim.batch_id, body, live=bool(asked.stream))],
             name=SOURCE,
             max_cost=asked.max_cost_usd,
             priority=asked.priority or Priority.HIGH,
             project=call.identity.home,
             cache=asked.cache,
             key=call.identity.key_id,
-            birth=Birth(batch_id=batch_id, expires_at=late, listed=False),
+            birth=Birth(batch_id=claim.batch_id, expires_at=late, listed=False),
         )
     except InputError as error:
+        await claim.drop(call.service.redis)
         raise refusal_of(error) from error
 
 

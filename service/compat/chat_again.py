@@ -5,18 +5,21 @@ A retry finds the name, and waits for that batch, or gets what it has come to. O
 it was cancelled or expired, another batch is made.
 """
 
+import asyncio
 import math
 
 import msgspec
+from redis.asyncio import Redis
 
 from batchmill.service import idempotency
 from batchmill.service.access.queued import check_queue
 from batchmill.service.operations import Call
-from batchmill.store import chats, intakes
+from batchmill.store import batches, chats, intakes
 from batchmill.store.intakes import Name
 from batchmill.store.model import LineState, Result
 from batchmill.store.staging import new_batch_id
 
+_LOOK, _LOOKS = 0.05, 60  # seconds, and how often: three seconds, after which who began is taken to be dead
 _VOID = (LineState.CANCELLED, LineState.EXPIRED)
 
 
@@ -35,6 +38,19 @@ class Claim(msgspec.Struct, frozen=True):
         """Raise VoidError for what an earlier request left that is no answer."""
         if self.again and result.state in _VOID:
             raise VoidError
+
+    async def is_there(self, redis: Redis) -> bool:
+        """Whether the batch is there; waits a moment for who is just handing it over, in which case it will be."""
+        for _ in range(_LOOKS):
+            if await batches.exists(redis, self.batch_id):
+                return True
+            await asyncio.sleep(_LOOK)
+        return False
+
+    async def drop(self, redis: Redis) -> None:
+        """Forget the claim, for its batch was refused: whoever asks again is told so again, at once."""
+        if not self.again:
+            await chats.forget(redis, self.name, self.batch_id)
 
     async def anew(self, call: Call[None, None]) -> "Claim":
         """Return the claim of another batch: our own, or that of a retry that was quicker."""
