@@ -158,19 +158,25 @@ async def _enqueue(service: Service, found: Intake, holder: Holder) -> tuple[Fau
         return (faults.too_large(record.bytes, allowed),)
     try:
         async with local_copy(service, record) as path:
-            return await _over_the_queue(service, asked, path) or await _submit(service, found, holder, record, path)
+            return await _over_the_queue(service, found, holder, path) or await _submit(
+                service, found, holder, record, path
+            )
     except MissingBlobError:
         return (faults.cant_find(file_id),)
 
 
-async def _over_the_queue(service: Service, asked: Asked, path: Path) -> tuple[Fault, ...]:
-    """Return why the lines are too many for who handed them over; nothing when they are not."""
-    key_id = asked.handed.key_id
+async def _over_the_queue(service: Service, found: Intake, holder: Holder, path: Path) -> tuple[Fault, ...]:
+    """Return why the lines are too many for who handed them over; nothing when they are not.
+
+    They are noted before it is looked, so of two batches that are looked at together the later one sees the other.
+    """
+    key_id = found.asked.handed.key_id
     key = None if key_id is None else await api_keys.by_id(service.redis, service.upstream, key_id)
     if key_id is None or key is None or key.max_queued_lines is None:
         return ()
     lines = await asyncio.to_thread(_count, path)
-    waiting = await queued_lines(service.redis, key_id)
+    await holder.note_lines(key_id, lines)
+    waiting = await queued_lines(service.redis, service.upstream, key_id, before=found.id)
     if waiting + lines <= key.max_queued_lines:
         return ()
     return (faults.too_many_queued(lines, waiting, key.max_queued_lines),)

@@ -56,16 +56,16 @@ async def unfinished(redis: Redis, upstream: str, project: str | None = None) ->
     return found
 
 
-async def lines_left(redis: Redis, fact: str) -> list[tuple[str, int]]:
-    """Return of each live batch how many lines have no result yet, with one of its facts (`upstream`, `key` ...)."""
+async def lines_left(redis: Redis, fact: str) -> list[tuple[str, str, int]]:
+    """Return each live batch with one of its facts (`upstream`, `key` ...), and how many lines have no result yet."""
     ids = await batches.live(redis)
     async with redis.pipeline(transaction=False) as pipe:
         for batch_id in ids:
             pipe.execute_command("HMGET", keys.batch(batch_id), fact, "total", *LineState)
         found = await pipe.execute()
     return [
-        ((value or b"").decode(), int(total) - sum(int(count or 0) for count in done))
-        for value, total, *done in found
+        (batch_id, (value or b"").decode(), int(total) - sum(int(count or 0) for count in done))
+        for batch_id, (value, total, *done) in zip(ids, found, strict=True)
         if total is not None  # it is gone
     ]
 

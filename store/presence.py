@@ -64,6 +64,19 @@ async def lines_in_the_air(redis: Redis, upstream: str, batch_id: str) -> set[in
     return found
 
 
+async def held_by_batch(redis: Redis, upstream: str) -> dict[str, int]:
+    """Return what is held for the lines of each batch that workers have in the air (nano-dollars)."""
+    owners = [name.decode() for name in await redis.execute_command("ZRANGE", keys.owners(upstream), 0, -1)]
+    found: dict[str, int] = {}
+    for book in await _holds(redis, upstream, owners):
+        for field, value in book.items():
+            if field.startswith(_BATCH):
+                batch_id = field.partition(b".")[0].decode()
+                amount = value.partition(b":")[2].partition(b":")[0]
+                found[batch_id] = found.get(batch_id, 0) + int(amount)
+    return found
+
+
 async def _holds(redis: Redis, upstream: str, owners: list[str]) -> list[dict[bytes, bytes]]:
     async with redis.pipeline(transaction=False) as pipe:
         for owner in owners:

@@ -65,6 +65,15 @@ def budget(name: str = "daily", **fields: Any) -> money.Budget:
     return money.Budget(**(given | fields))
 
 
+def suspects() -> money.Suspects:
+    """Return two calls of a worker that died."""
+    known = money.Suspect(hold="7:31", amount_usd=D("0.21"), at=NOW - 900, model=MODELS[0], batch=batch(1).id, index=4,
+                          generation_id="gen-1")  # fmt: skip
+    bare = money.Suspect(hold="7:32", amount_usd=D("0.1"), at=None, model=None, batch=None, index=None,
+                         generation_id=None)  # fmt: skip
+    return money.Suspects(data=(known, bare), total_usd=D("0.31"))
+
+
 def overview(**fields: Any) -> shapes.Overview:
     """Return a busy moment."""
     hour = tuple(shapes.Slice(at=NOW - 300 * (12 - n), seconds=300, calls=4000 + (n * 937) % 1400, failures=n % 3)

@@ -110,6 +110,8 @@ FORMS = [
     (f"/breakers/{MODELS[0]}/reset", {}, ("POST", f"/v1/breakers/{MODELS[0]}/reset")),
     (f"/pauses/{MODELS[0]}", {}, ("POST", "/v1/pauses")),
     (f"/pauses/{MODELS[0]}/end", {}, ("DELETE", f"/v1/pauses/{MODELS[0]}")),
+    ("/limits/account", {"requests_per_minute": "1,200", "max_concurrency": ""}, ("PATCH", "/v1/limits/account")),
+    ("/suspects/release", {"holds": "7:31 7:32"}, ("POST", "/v1/suspects/release")),
     ("/books/accept", {}, ("POST", "/v1/books/accept")),
 ]
 
@@ -126,8 +128,13 @@ async def test_forms_do_one_thing_of_the_api(
     assert asked.calls[0][:2] == call
     wanted = f"/batches/{batch(9).id}" if path.endswith("/retry") else "/spend?by=batch"
     assert answer.headers["location"] == wanted
-    if fields:
-        assert asked.calls[0][2].limit_usd == Decimal("1200.50")
+    sent = asked.calls[0][2]
+    if "limit_usd" in fields:
+        assert sent.limit_usd == Decimal("1200.50")
+    if "holds" in fields:
+        assert sent.holds == ("7:31", "7:32")
+    if "max_concurrency" in fields:
+        assert (sent.requests_per_minute, sent.max_concurrency) == (1200, None)
 
 
 @pytest.mark.parametrize(("path", "fields", "call"), FORMS)
@@ -155,6 +162,16 @@ async def test_a_limit_that_is_none_is_refused(pages: tuple[httpx.AsyncClient, A
     token = token_in(await client.get("/"))
     asked.calls.clear()
     answer = await client.post("/budgets/daily/limit", data={"csrf": token, "limit_usd": amount})
+    assert answer.status_code == 400
+    assert asked.calls == []
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "many", "1" * 12])
+async def test_a_rate_that_is_none_is_refused(pages: tuple[httpx.AsyncClient, Asked], number: str) -> None:
+    client, asked = pages
+    token = token_in(await client.get("/"))
+    asked.calls.clear()
+    answer = await client.post("/limits/account", data={"csrf": token, "requests_per_minute": number})
     assert answer.status_code == 400
     assert asked.calls == []
 

@@ -538,4 +538,4 @@ async def test_what_only_we_know(client: httpx.AsyncClient) -> None:
     assert batch["x_blocked_on"].startswith("no worker")
     assert batch["x_counts"]["pending"] == 1
     assert batch["x_eta"] is None
-    assert batch["x_cost"] == {"spent_usd": 0, "held_usd": None, "cap_usd": None, "estimate_usd": None}
+    assert batch["x_cost"] == {"spent_usd": 0, "held_usd": 0, "cap_usd": None, "estimate_usd": None}

@@ -153,7 +153,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="GET", path="/v1/files/{file_id}/estimate", handler=estimate_file, tag="files",
         summary="Estimate what a file would cost", scope=Scope.READ, query=Conditions, answer=FileEstimate,
-        errors=(404, 409),
+        errors=(400, 404, 409),
     ),
 )  # fmt: skip
 """What a file would cost."""

@@ -121,25 +121,31 @@ async def local_copy(service: Service, record: FileRecord) -> AsyncIterator[Path
         yield path
 
 
-async def create_file(call: Call[None, None]) -> Answer:
+async def create_file(call: Call[None, Form | None]) -> Answer:
     """Upload a file of lines for a batch, as a multipart form whose parts may come in any order.
 
     The same upload sent again with the same `Idempotency-Key`, or by a client's silent retry, answers the same file.
     """
-    limits = call.service.settings.service
     headers = call.request.headers
-    parts = parts_of(call.request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
-    sent = uploads.Sent(call.identity.home, headers.get(idempotency.HEADER), idempotency.is_again(call.request))
+    parts = body_of(call.service, call.request)
+    again = call.body is not None or idempotency.is_again(call.request)  # forms are clicked twice
+    sent = uploads.Sent(call.identity.home, headers.get(idempotency.HEADER), again)
     try:
-        form = Form(headers.get("content-type", ""), parts)
+        form = call.body or Form(headers.get("content-type", ""), parts)
         record = await uploads.take(call.service, form, sent)
     except problems.ApiError:
-        await _hear_out(call.request)
+        await hear_out(call.request)
         raise
     return Answer(as_object(record))
 
 
-async def _hear_out(request: Request) -> None:
+def body_of(service: Service, request: Request) -> AsyncIterator[bytes]:
+    """Return the parts of a form with a file, as they come. Raises as `parts_of`."""
+    limits = service.settings.service
+    return parts_of(request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
+
+
+async def hear_out(request: Request) -> None:
     """Let a client finish sending, for a moment: one that is cut off in mid-sentence may never read our answer."""
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(_LINGER):
@@ -218,6 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="POST", path="/v1/files", handler=create_file, tag="files", summary="Upload a file",
         scope=Scope.SUBMIT, body=UploadForm, raw=True, media="multipart/form-data", answer=FileObject,
+        headers={"Idempotency-Key": "The same file under the same key is the first File object; another one is 400."},
     ),
     Operation(
         method="GET", path="/v1/files", handler=list_files, tag="files", summary="List files",
@@ -233,7 +240,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         method="GET", path="/v1/files/{file_id}/content", handler=file_content, tag="files", summary="Read a file",
-        scope=Scope.READ, query=contents.Wanted, answer_media="application/jsonl", errors=(404, 416),
+        scope=Scope.READ, query=contents.Wanted, answer_media="application/jsonl", also=(206, 304),
+        errors=(404, 416), headers={
+            "Range": "One range of bytes: `bytes=0-99`, `bytes=100-`, `bytes=-50`. Answered with 206, or 416.",
+            "If-Range": "The `ETag` that the range is of; of another one the whole file is answered.",
+            "If-None-Match": "The `ETag` of what the reader has: 304 when that is the file.",
+        },
     ),
 )  # fmt: skip
 """What can be done with files."""

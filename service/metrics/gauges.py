@@ -112,7 +112,7 @@ def _depth(count: int, shards: Sequence[str], now: int) -> tuple[int, float]:
 
 
 async def _batches(redis: Redis, upstream: str) -> list[Value]:
-    left = [lines for name, lines in await backlog.lines_left(redis, "upstream") if name == upstream]
+    left = [lines for _, name, lines in await backlog.lines_left(redis, "upstream") if name == upstream]
     return [Value(metrics.BATCHES, len(left)), Value(metrics.PENDING, sum(left))]
 
 
