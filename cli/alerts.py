@@ -120,7 +120,7 @@ def _row(raised: "Raised") -> list[str]:
 
 
 def _object(raised: "Raised") -> dict[str, Any]:
-    from batchmill.openrouter.money import to_usd
+    from batchmill.openrouter.money import usd_if_known
 
     alert, seen = raised.alert, raised.acknowledged
     return {
@@ -131,8 +131,8 @@ def _object(raised: "Raised") -> dict[str, Any]:
         "subject": alert.subject,
         "period": alert.period,
         "text": alert.text,
-        "amount_usd": None if alert.amount is None else to_usd(alert.amount),
-        "limit_usd": None if alert.limit is None else to_usd(alert.limit),
+        "amount_usd": usd_if_known(alert.amount),
+        "limit_usd": usd_if_known(alert.limit),
         "count": alert.count,
         "acknowledged": None if seen is None else {"who": seen.who, "at": seen.at // 1000},
     }

@@ -8,7 +8,7 @@ import click
 from batchmill.cli.gate import print_table
 from batchmill.cli.words import moment
 from batchmill.config.policy import KEY_PREFIX
-from batchmill.openrouter.money import dollars, to_usd
+from batchmill.openrouter.money import dollars, to_usd, usd_if_known
 from batchmill.producer.render import to_json
 from batchmill.store.gauges import BudgetGauge, Suspect
 
@@ -95,7 +95,7 @@ def _object(gauge: BudgetGauge) -> dict[str, Any]:
         "resets_at": None if gauge.resets_ms is None else gauge.resets_ms // 1000,
         "models": gauge.models,
         "project": gauge.project,
-        "declared_usd": None if gauge.declared is None else to_usd(gauge.declared),
+        "declared_usd": usd_if_known(gauge.declared),
         **{f"{name}_usd": to_usd(getattr(gauge, name)) for name in _MONEY},
     }
 

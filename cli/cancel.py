@@ -29,11 +29,16 @@ def cancel(batch_id: str, redis_url: str | None, config_file: Path | None) -> in
 
 
 async def _cancel(batch_id: str, settings: "Settings") -> int:
+    from batchmill.cli import before as before_
     from batchmill.cli.words import outcomes
     from batchmill.producer import Producer
+    from batchmill.store.connection import open_store
 
-    async with Producer.connect(settings) as producer:
-        batch = await producer.batch(batch_id)
+    async with open_store(settings) as store:
+        if state := await before_.cancel(store.redis, settings, batch_id):
+            click.echo(f"{batch_id} {state}", err=True)
+            return exit_codes.OK
+        batch = await Producer(store.redis, settings).batch(batch_id)
         before = await batch.status()
         await batch.cancel()
         after = await batch.status()

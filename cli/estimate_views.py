@@ -6,7 +6,7 @@ import click
 
 from batchmill.cli.gate import print_table
 from batchmill.cli.words import duration, lines, moment, share
-from batchmill.openrouter.money import dollars, to_usd
+from batchmill.openrouter.money import dollars, to_usd, usd_if_known
 from batchmill.producer.estimate import OWN, BudgetEstimate, Estimate
 from batchmill.producer.intake import describe
 
@@ -59,10 +59,10 @@ def as_object(found: Estimate, sampled: "Sampled | None") -> dict[str, Any]:
     return {
         "lines": found.lines,
         "bad_lines": found.bad_count,
-        "likely_cost_usd": _usd(found.likely),
-        "likely_low_usd": _usd(found.low),
-        "likely_high_usd": _usd(found.high),
-        "max_cost_usd": _usd(found.worst),
+        "likely_cost_usd": usd_if_known(found.likely),
+        "likely_low_usd": usd_if_known(found.low),
+        "likely_high_usd": usd_if_known(found.high),
+        "max_cost_usd": usd_if_known(found.worst),
         "lines_that_fit": found.fits,
         "seconds": None if found.finish is None else round(found.finish.seconds, 1),
         "seconds_because": None if found.finish is None else found.finish.because,
@@ -73,8 +73,8 @@ def as_object(found: Estimate, sampled: "Sampled | None") -> dict[str, Any]:
                 "prompt_tokens": each.prompt_tokens,
                 "completion_tokens": each.completion_tokens,
                 "answers_observed": each.observed,
-                "likely_cost_usd": _usd(each.likely),
-                "max_cost_usd": _usd(each.worst),
+                "likely_cost_usd": usd_if_known(each.likely),
+                "max_cost_usd": usd_if_known(each.worst),
             }
             for each in found.models
         ],
@@ -153,7 +153,3 @@ def _named(budget: BudgetEstimate) -> str:
 
 def _money(nano: int | None) -> str:
     return "unknown" if nano is None else dollars(nano)
-
-
-def _usd(nano: int | None) -> Any:
-    return None if nano is None else to_usd(nano)

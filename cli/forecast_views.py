@@ -6,7 +6,7 @@ import click
 
 from batchmill.cli.gate import print_table
 from batchmill.cli.words import moment
-from batchmill.openrouter.money import dollars, to_usd
+from batchmill.openrouter.money import dollars, to_usd, usd_if_known
 from batchmill.producer.render import to_json
 from batchmill.spend.forecast import Forecast, PeriodForecast
 from batchmill.spend.method import method
@@ -106,7 +106,7 @@ def _period_object(period: PeriodForecast) -> dict[str, Any]:
         "ends_at": period.ends_ms // _SECOND_MS,
         "spent_usd": to_usd(period.spent),
         "queue_usd": to_usd(period.queue),
-        "pace_usd": _usd(period.pace),
+        "pace_usd": usd_if_known(period.pace),
         **_span_object(period.projected),
     }
 
@@ -159,13 +159,9 @@ def _span_object(span: Span | None) -> dict[str, Any]:
     found = span or Span(0)
     return {
         "projected_usd": to_usd(found.likely) if span else None,
-        "low_usd": _usd(found.low),
-        "high_usd": _usd(found.high),
+        "low_usd": usd_if_known(found.low),
+        "high_usd": usd_if_known(found.high),
     }
-
-
-def _usd(nano: int | None) -> Any:
-    return None if nano is None else to_usd(nano)
 
 
 def _seconds(milliseconds: int | None) -> int | None:

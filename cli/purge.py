@@ -61,8 +61,8 @@ async def _purge(settings: "Settings", whose: "Whose", yes: bool, as_json: bool)
 
     async with open_store(settings) as store:
         there = await store_purge.find(store.redis, whose)
-        upstream = there[0].upstream if whose.batch and there else settings.upstream_name
-        batches = [batch for batch in there if batch.upstream == upstream]
+        upstream = (there[0].upstream if whose.batch and there else "") or settings.upstream_name
+        batches = [batch for batch in there if batch.intake or batch.upstream == upstream]
         _require_ended(batches)
         if not yes:
             _ask(whose, len(batches))
@@ -102,7 +102,7 @@ async def _remove(
             removed["answers"] += await answers.purge(redis, upstream, batch.project, batch.id)
     removed["files"] = await _remove_files(redis, settings, whose)
     never = await store_purge.remove_intakes(redis, upstream, whose, settings.results.retention_days)
-    ended = [await store_purge.remove(redis, batch.id) for batch in batches]
+    ended = [await store_purge.remove(redis, batch.id) for batch in batches if not batch.intake]
     return {**removed, "batches": never + sum(ended)}
 
 

@@ -4,7 +4,7 @@ import shutil
 import textwrap
 from typing import Any, Final
 
-from batchmill.openrouter.money import dollars, to_usd
+from batchmill.openrouter.money import dollars, usd_if_known
 from batchmill.producer.explanation import Explanation, Way
 
 _WIDEST: Final = 100
@@ -38,8 +38,8 @@ def as_object(found: Explanation) -> dict[str, Any]:
                 "model": way.model,
                 "reason": way.reason,
                 "first_share": way.share,
-                "likely_cost_usd": None if way.estimate is None else to_usd(way.estimate),
-                "max_cost_usd": None if way.bound is None else to_usd(way.bound),
+                "likely_cost_usd": usd_if_known(way.estimate),
+                "max_cost_usd": usd_if_known(way.bound),
                 "max_tokens": way.tokens,
             }
             for way in found.ways

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from batchmill.cli.model_tables import Column, console, table_of
-from batchmill.openrouter.money import dollars, to_usd
+from batchmill.openrouter.money import dollars, to_usd, usd_if_known
 from batchmill.producer.render import to_json
 from batchmill.spend.reports import By, Report, Row
 
@@ -115,13 +115,9 @@ def _object(row: Row, report: Report) -> dict[str, Any]:
         "share": row.share_of(report.total),
         "suspect_usd": to_usd(row.suspect),
         **{name: getattr(row, name) for name in _COUNTS},
-        "usd_per_request": _usd(row.cost_per_request),
-        "usd_per_1k_tokens": _usd(row.cost_per_1k_tokens),
+        "usd_per_request": usd_if_known(row.cost_per_request),
+        "usd_per_1k_tokens": usd_if_known(row.cost_per_1k_tokens),
     }
-
-
-def _usd(nano: int | None) -> Decimal | None:
-    return None if nano is None else to_usd(nano)
 
 
 def _plain(value: Any) -> Any:

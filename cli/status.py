@@ -35,11 +35,15 @@ def status(
 
 
 async def _status(batch_id: str | None, settings: "Settings", watch: bool, as_json: bool, limit: int) -> int:
+    from batchmill.cli import before
     from batchmill.cli.views import View
     from batchmill.producer import Producer
+    from batchmill.store.connection import open_store
 
-    async with Producer.connect(settings) as producer:
-        view = View(producer, batch_id, limit)
+    async with open_store(settings) as store:
+        if batch_id and (found := await before.found(store.redis, batch_id, wait=watch)):
+            return before.show(found, as_json=as_json)
+        view = View(Producer(store.redis, settings), batch_id, limit)
         if as_json:
             return await view.print_json()
         return await (view.watch() if watch else view.print_once())

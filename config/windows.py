@@ -31,6 +31,10 @@ class WindowKind(StrEnum):
     TOTAL = "total"
 
 
+OF_BATCH = "batch"
+"""In the place of a window: the budget is one batch's own, and lasts as long as that."""
+
+
 class Window(msgspec.Struct, frozen=True):
     """One window: its id (2026-11-24T15, 2026-11-24, 2026-W48, 2026-11, total) and its times in unix ms.
 

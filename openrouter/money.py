@@ -16,6 +16,11 @@ def to_usd(nano: int) -> Decimal:
     return Decimal(nano) / NANO
 
 
+def usd_if_known(nano: int | None) -> Decimal | None:
+    """Return nano-dollars as USD, exactly; None for what nobody knows."""
+    return None if nano is None else to_usd(nano)
+
+
 def dollars(nano: int) -> str:
     """Return nano-dollars as people read them, with as many digits as matter."""
     usd = to_usd(nano)

@@ -6,8 +6,9 @@ async with Producer.connect() as producer:
         print(result.custom_id, result.content)
 """
 
+from batchmill.producer.batch import Batch
 from batchmill.producer.errors import InputError
 from batchmill.producer.live import Ended, Gap, Restarted, Started, Text
-from batchmill.producer.producer import Batch, Producer
+from batchmill.producer.producer import Producer
 
 __all__ = ["Batch", "Ended", "Gap", "InputError", "Producer", "Restarted", "Started", "Text"]

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from batchmill.producer.buffers import Buffers
 from batchmill.producer.errors import InputError
 from batchmill.producer.input import BadLine, InputOptions, Request, read
-from batchmill.producer.lines import Priced
+from batchmill.producer.lines import Conditions, Priced
 from batchmill.producer.pricing import Pricer
 from batchmill.store import batches
 from batchmill.store.handed import Handed
@@ -194,28 +194,34 @@ async def submit(
         refused = await _stage(staging, path, options, found, content, pricer)
         if content.digest() != found.digest:
             raise InputError(f"{source} changed while it was read; hand it in again when it is complete")
-        conditions = pricer.conditions
-        facts = BatchFacts(
-            total=found.total,
-            models=found.models,
-            content=content_name,
-            source=source,
-            project=conditions.project,
-            priority=conditions.priority,
-            max_cost=conditions.max_cost,
-            tags=conditions.tags,
-            cache=conditions.cache,
-            handed=birth.handed,
-            expires_at=birth.expires_at,
-            key=conditions.key,
-            listed=birth.listed,
-        )
+        facts = facts_of(birth, pricer.conditions, found.models, content_name, found.total, source)
         batch_id = await staging.release(facts, refused)
     except BaseException:
         with contextlib.suppress(RedisError, OSError):  # what is staged expires by itself
             await asyncio.shield(staging.discard())
         raise
     return Submission(batch_id, batch_id != staging.batch_id, found, pricer.conditions.max_cost)
+
+
+def facts_of(
+    birth: Birth, conditions: Conditions, models: dict[str, int], content: str, total: int, source: str | None
+) -> BatchFacts:
+    """Return what is said of a batch of these lines, born so, on these conditions."""
+    return BatchFacts(
+        total=total,
+        models=models,
+        content=content,
+        source=source,
+        project=conditions.project,
+        priority=conditions.priority,
+        max_cost=conditions.max_cost,
+        tags=conditions.tags,
+        cache=conditions.cache,
+        handed=birth.handed,
+        expires_at=birth.expires_at,
+        key=conditions.key,
+        listed=birth.listed,
+    )
 
 
 async def _let_go_before(redis: Redis, batch_id: str) -> Submission:

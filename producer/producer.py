@@ -1,118 +1,38 @@
-"""What a program uses: a Producer that hands lines over, and a Batch to ask about them."""
+"""What a program uses to hand lines over: a Producer. What became of them a `Batch` tells."""
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from batchmill.config.settings import Settings, load
 from batchmill.config.strategy import Strategy
-from batchmill.producer import ending, intake
+from batchmill.producer import intake
+from batchmill.producer.batch import Batch, reaching_redis
 from batchmill.producer.conditions import conditions_of, pricer_for, wish_of_batch
 from batchmill.producer.errors import InputError
 from batchmill.producer.estimate import Estimate, estimate
 from batchmill.producer.input import InputOptions, form_of
-from batchmill.producer.intake import PLAIN, Birth, Consent, Submission
+from batchmill.producer.intake import PLAIN, Birth, Consent
 from batchmill.producer.lines import Conditions, Wish
-from batchmill.producer.live import Ended, Event, asking, events
+from batchmill.producer.live import Event, asking
 from batchmill.producer.sampling import Measured
-from batchmill.store import batches, endings, live, records
+from batchmill.store import batch_index, batches
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import open_store
-from batchmill.store.errors import StoreError, UnknownBatchError
+from batchmill.store.errors import UnknownBatchError
 from batchmill.store.handed import window_seconds
-from batchmill.store.model import BatchState, BatchStatus, Priority, Result
-
-
-@contextmanager
-def _reaching_redis() -> Iterator[None]:
-    """Turn an outage into the error that callers of this room know."""
-    try:
-        yield
-    except RedisError as error:
-        raise StoreError(f"Redis can't be reached any more ({error}); nothing is lost, try again when it is") from error
-
+from batchmill.store.model import BatchStatus, Priority
 
 Source = str | Path | Iterable[Mapping[str, Any] | bytes | str]
 """A file's path, or lines: objects (encoded as JSON) or JSON text."""
-
-
-class Batch:
-    """A batch that was handed over. Get one from `Producer.submit` or `Producer.batch`."""
-
-    def __init__(
-        self, redis: Redis, batch_id: str, settings: Settings, *, submission: Submission | None = None
-    ) -> None:
-        self.id = batch_id
-        self.submission = submission
-        self._redis = redis
-        self._settings = settings
-
-    @property
-    def reused(self) -> bool:
-        """Whether the same lines had been handed over before, so that nothing was enqueued."""
-        return self.submission is not None and self.submission.reused
-
-    async def status(self) -> BatchStatus:
-        """Return the batch as it is now. Raises UnknownBatchError once it has expired, StoreError in an outage."""
-        with _reaching_redis():
-            return await batches.status(self._redis, self.id)
-
-    async def results(self, *, follow: bool = False) -> AsyncIterator[Result]:
-        """Yield the results that there are, in the order they came; with `follow`, until every line has one."""
-        if not await batches.exists(self._redis, self.id):
-            raise UnknownBatchError(self.id)
-        async for entry in records.follow(self._redis, self.id, wait=follow):
-            if entry.result is not None:
-                yield entry.result
-
-    async def live_lines(self) -> list[str]:
-        """Return the custom ids of the lines that have live tokens."""
-        with _reaching_redis():
-            return await live.lines(self._redis, self.id)
-
-    async def stream(self, custom_id: str, *, cancel: bool = False) -> AsyncGenerator[Event, None]:
-        """Yield what comes of a line with live tokens, from its first words (also when it is over) to its result.
-
-        Leaving early changes nothing for the line, unless `cancel`: then the batch is cancelled. Raises
-        UnknownLineError, and UnknownBatchError once the batch has expired.
-        """
-        over = False
-        try:
-            with _reaching_redis():
-                async with aclosing(events(self._redis, self.id, custom_id)) as coming:
-                    async for event in coming:
-                        over = isinstance(event, Ended)
-                        yield event
-        finally:
-            if cancel and not over:
-                await self.cancel()
-
-    async def cancel(self) -> BatchState:
-        """Send nothing more; results that are there stay. `cancelling` while lines are in the air, then `cancelled`.
-
-        Streamed calls are hung up, which ends what they cost at most providers; others in the air are kept.
-        """
-        with _reaching_redis():
-            retention = self._settings.results.retention_days
-            return await endings.cancel(self._redis, self.id, retention_days=retention)
-
-    async def retry(self) -> "Batch":
-        """Hand the failed lines of this finished batch over again, as a batch of their own, on the same conditions.
-
-        Raises InputError, also when a line could not be enqueued today for what it may cost.
-        """
-        with _reaching_redis():
-            batch_id, _ = await ending.retry(self._redis, self.id, self._settings)
-        return Batch(self._redis, batch_id, self._settings)
 
 
 class Producer:
@@ -201,7 +121,7 @@ class Producer:
         conditions = conditions_of(max_cost, project=project)
         known_as = name or str(source)
         options = self._options(known_as, model, max_tokens, limit, wish_of_batch(fallback, strategy))
-        with _reaching_redis():
+        with reaching_redis():
             pricer = await pricer_for(self._redis, self._settings, conditions)
             return await estimate(
                 self._redis,
@@ -251,11 +171,11 @@ class Producer:
             seconds = window_seconds(window)
         except ValueError as error:
             raise InputError(str(error)) from None
-        with _reaching_redis():
+        with reaching_redis():
             return msgspec.structs.replace(birth, expires_at=await now_ms(self._redis) // 1000 + seconds)
 
     async def _submit_file(self, path: Path, name: str, handed: "_Handed") -> Batch:
-        with _reaching_redis():
+        with reaching_redis():
             submission = await intake.submit(
                 self._redis,
                 path,
@@ -273,15 +193,15 @@ class Producer:
 
     async def batch(self, batch_id: str) -> Batch:
         """Return the batch of that id. Raises UnknownBatchError."""
-        with _reaching_redis():
+        with reaching_redis():
             if not await batches.exists(self._redis, batch_id):
                 raise UnknownBatchError(batch_id)
         return Batch(self._redis, batch_id, self._settings)
 
     async def batches(self, count: int = 20) -> list[BatchStatus]:
         """Return the newest batches, newest first."""
-        with _reaching_redis():
-            return await batches.newest(self._redis, count)
+        with reaching_redis():
+            return await batch_index.newest(self._redis, count)
 
 
 class _Handed(msgspec.Struct, frozen=True):

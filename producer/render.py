@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import to_usd, usd_if_known
 from batchmill.store.model import Attempt, BatchState, BatchStatus, Result, Routed
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -129,7 +129,7 @@ def _additions(status: BatchStatus) -> dict[str, Any]:
             "spent_usd": to_usd(status.cost),
             "untold_lines": status.uncosted,
             "cached_lines": status.cached,
-            "max_usd": None if status.max_cost is None else to_usd(status.max_cost),
+            "max_usd": usd_if_known(status.max_cost),
         },
         "x_project": status.project,
         "x_priority": status.priority.value,
@@ -153,7 +153,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     described = {name: getattr(attempt, name) for name in attempt.__struct_fields__ if name not in ("cost", "cached")}
     if attempt.cached:
         described["cached"] = True
-    cost: Decimal | None = None if attempt.cost is None else to_usd(attempt.cost)
+    cost: Decimal | None = usd_if_known(attempt.cost)
     return {name: value for name, value in {**described, "cost_usd": cost}.items() if value is not None}
 
 

@@ -67,13 +67,18 @@ async def perform(
     request: Request,
     identity: Identity,
     query: Mapping[str, str],
-    body: Mapping[str, object] | None,
+    body: object,
 ) -> Response | Answer | msgspec.Struct:
-    """Do what an operation does, for a page of ours. Raises ApiError, and nothing else but to be cancelled."""
+    """Do what an operation does, for a page of ours. Raises ApiError, and nothing else but to be cancelled.
+
+    `body` is what it is asked as, or None; for a `raw` operation, what the page has begun to read itself.
+    """
     try:
         _permit(operation, identity)
         asked = msgspec.convert(query, operation.query, strict=False) if operation.query else None
-        given = msgspec.convert(body or {}, operation.body, strict=False) if operation.body else None
+        given = (
+            body if operation.raw or not operation.body else msgspec.convert(body or {}, operation.body, strict=False)
+        )
         return await operation.handler(Call(service, request, identity, asked, given))
     except (ApiError, asyncio.CancelledError):
         raise

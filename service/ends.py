@@ -20,7 +20,8 @@ from batchmill.store.clock import now_ms
 from batchmill.store.deliveries import Delivery, Outbox
 from batchmill.store.events import Event
 from batchmill.webhooks.addresses import AddressError, request_to
-from batchmill.webhooks.message import LEASE, TIMEOUT, Tried, failed, pause_after, post, signed
+from batchmill.webhooks.message import LEASE, TIMEOUT, Tried, failed, post, signed
+from batchmill.webhooks.settling import settle
 
 log = structlog.get_logger()
 
@@ -74,16 +75,7 @@ class Teller:
             log.error("event.unreadable")
             return
         tried = await self._try(client, event)
-        pause = pause_after(tried, delivery.failed)
-        if tried.trouble is None:
-            await self._outbox.drop(delivery)
-            log.info("event.told", batch=event.batch_id, ended=event.ended)
-        elif pause is None:
-            await self._outbox.drop(delivery)
-            log.error("event.given_up", batch=event.batch_id, error=tried.trouble, tries=delivery.failed + 1)
-        else:
-            await self._outbox.put_off(delivery, pause)
-            log.warning("event.failed", batch=event.batch_id, error=tried.trouble, again_in=round(pause))
+        await settle(self._outbox, delivery, tried, "event", batch=event.batch_id, ended=event.ended)
 
     async def _try(self, client: httpx.AsyncClient, event: Event) -> Tried:
         body, moment = event.body(), await now_ms(self._redis) // _MS

@@ -37,8 +37,12 @@ def name_of(request: Request, identity: Identity, body: bytes, key: str | None) 
     who = f"{identity.project or ''}\0{identity.key_id or ''}\0{request.url.path}"
     if key is not None:
         return Name(_digest(f"key\0{who}\0{key}".encode()), digest, _DAY, once=True)
-    again = whole_number(request.headers.get(_RETRIES)) or 0
-    return Name(_digest(f"body\0{who}\0{digest}".encode()), digest, _SILENT, once=again > 0)
+    return Name(_digest(f"body\0{who}\0{digest}".encode()), digest, _SILENT, once=is_again(request))
+
+
+def is_again(request: Request) -> bool:
+    """Whether a client says that it sent the request before: its count of retries is above 0."""
+    return bool(whole_number(request.headers.get(_RETRIES)))
 
 
 def check_same(known: Known) -> None:

@@ -32,6 +32,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         """The project that new work of theirs belongs to."""
         return self.project or DEFAULT_PROJECT
 
+    @property
+    def who(self) -> str:
+        """Who they are, for the audit."""
+        return f"key:{self.key_name or self.key_id}" if self.key_id else "somebody on this machine"
+
     def sees(self, project: str) -> bool:
         """Whether what belongs to a project exists for them."""
         return self.project in (None, project)

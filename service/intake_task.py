@@ -6,7 +6,6 @@ Any number of gateways do this at once; each intake is held by one, under a leas
 import asyncio
 import contextlib
 import secrets
-import tempfile
 from pathlib import Path
 
 import structlog
@@ -22,6 +21,7 @@ from batchmill.producer.lines import Conditions, InputOptions
 from batchmill.producer.pricing import Pricer
 from batchmill.service.access.queued import queued_lines
 from batchmill.service.compat import faults
+from batchmill.service.compat.files import local_copy
 from batchmill.service.context import Service
 from batchmill.storage.blobs import MissingBlobError, StorageError
 from batchmill.store import api_keys, batches, endings, files, intakes
@@ -156,23 +156,27 @@ async def _enqueue(service: Service, found: Intake, holder: Holder) -> tuple[Fau
     allowed = service.settings.service.max_batch_bytes
     if record.bytes > allowed:
         return (faults.too_large(record.bytes, allowed),)
-    with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
-        path = Path(folder) / "input.jsonl"
-        try:
-            await service.blobs.fetch(record.blob, path)
-        except MissingBlobError:
-            return (faults.cant_find(file_id),)
-        return await _over_the_queue(service, asked, path) or await _submit(service, found, holder, record, path)
+    try:
+        async with local_copy(service, record) as path:
+            return await _over_the_queue(service, found, holder, path) or await _submit(
+                service, found, holder, record, path
+            )
+    except MissingBlobError:
+        return (faults.cant_find(file_id),)
 
 
-async def _over_the_queue(service: Service, asked: Asked, path: Path) -> tuple[Fault, ...]:
-    """Return why the lines are too many for who handed them over; nothing when they are not."""
-    key_id = asked.handed.key_id
+async def _over_the_queue(service: Service, found: Intake, holder: Holder, path: Path) -> tuple[Fault, ...]:
+    """Return why the lines are too many for who handed them over; nothing when they are not.
+
+    They are noted before it is looked, so of two batches that are looked at together the later one sees the other.
+    """
+    key_id = found.asked.handed.key_id
     key = None if key_id is None else await api_keys.by_id(service.redis, service.upstream, key_id)
     if key_id is None or key is None or key.max_queued_lines is None:
         return ()
     lines = await asyncio.to_thread(_count, path)
-    waiting = await queued_lines(service.redis, key_id)
+    await holder.note_lines(key_id, lines)
+    waiting = await queued_lines(service.redis, service.upstream, key_id, before=found.id)
     if waiting + lines <= key.max_queued_lines:
         return ()
     return (faults.too_many_queued(lines, waiting, key.max_queued_lines),)

@@ -10,15 +10,18 @@ import msgspec
 from batchmill.service.operations import Operation
 from batchmill.service.problems import ErrorObject
 
-_ALWAYS = (401, 403, 429, 500, 503)
+_ALWAYS = (401, 403, 429, 431, 500, 503)
+_NOTHING = 304
 _WITH_A_BODY = (400, 408, 413)
 _PATH_PARTS = re.compile(r"{(\w+)(?::\w+)?}")
 _REFERENCE = "#/components/schemas/{name}"
 _SAID = {
+    206: "The part that `Range` asked for.", 304: "Unchanged since `If-None-Match`.",
     400: "The request can't be meant.", 401: "No API key, or none that counts.",
     402: "A budget has no room.", 403: "The key lacks a scope.", 404: "There is none, or not for this key.",
     408: "The body did not come on.", 409: "Not in this state.", 413: "The body is too large.",
     416: "The range begins after the end.", 429: "Too many requests.", 500: "A defect of the service.",
+    431: "The head of the request is too long.",
     422: "The model can't make anything of it.",
     502: "The upstream failed, as often as it was asked.",
     504: "It did not come in time.",
@@ -73,7 +76,7 @@ def _operation(operation: Operation, known: dict[Any, Schema]) -> Schema:
         "summary": operation.summary,
         "description": inspect.getdoc(operation.handler) or "",
         "tags": [operation.tag],
-        "parameters": [*_path_parameters(operation), *_query_parameters(operation)],
+        "parameters": [*_path_parameters(operation), *_query_parameters(operation), *_headers(operation)],
         "responses": _responses(operation, known),
         "x-scope": operation.scope.value,
     }
@@ -102,6 +105,13 @@ def _query_parameters(operation: Operation) -> list[Schema]:
     ]
 
 
+def _headers(operation: Operation) -> list[Schema]:
+    return [
+        {"name": name, "in": "header", "required": False, "description": said, "schema": {"type": "string"}}
+        for name, said in (operation.headers or {}).items()
+    ]
+
+
 def _responses(operation: Operation, known: dict[Any, Schema]) -> Schema:
     good: Schema = {"description": "Done."}
     if operation.answer is not None:
@@ -111,6 +121,9 @@ def _responses(operation: Operation, known: dict[Any, Schema]) -> Schema:
     for media in operation.other_media:
         good.setdefault("content", {})[media] = {"schema": {"type": "string"}}
     responses: Schema = {str(operation.status): good}
+    for status in operation.also:
+        content = {name: part for name, part in good.items() if name == "content" and status != _NOTHING}
+        responses[str(status)] = {"description": _SAID[status], **content}
     takes_input = operation.body is not None or operation.query is not None
     errors = {*_ALWAYS, *operation.errors, *(_WITH_A_BODY if operation.body is not None else ())}
     if takes_input:

@@ -71,7 +71,9 @@ class Operation:
     answer_media: str = "application/json"
     other_media: tuple[str, ...] = ()  # as which it may be answered, too
     status: int = 200
+    also: tuple[int, ...] = ()  # other statuses that are no errors: 206 with a part of the answer, 304 with nothing
     errors: tuple[int, ...] = ()
+    headers: dict[str, str] | None = None  # of the request that it heeds, each in a sentence
     operator: bool = False
     body_optional: bool = False
     open: bool = False  # anybody may ask, without a key; or the handler looks at who asks itself

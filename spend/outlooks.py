@@ -12,12 +12,12 @@ from typing import Protocol
 import msgspec
 
 from batchmill.config.policy import KEY_PREFIX, matches
+from batchmill.config.windows import OF_BATCH
 from batchmill.spend.course import DAY_MS, Basis, Course, projected_by, waiting_until
 from batchmill.spend.ledger import Rollup
 from batchmill.spend.pace import Span
 from batchmill.spend.queue import Evidence, QueueCost, QueuedLines, costs_of, spent_at
 
-_OF_BATCH = "batch"
 _HORIZON_DAYS = 366  # how far ahead the end of a budget without a window is looked for
 
 
@@ -101,7 +101,7 @@ def budget_outlooks(
 def _outlook(budget: BudgetFacts, rollups: Sequence[Rollup], queue: Sequence[QueueCost], now_ms: int) -> BudgetOutlook:
     spent = budget.spent + budget.suspect + budget.debt
     remaining = max(0, budget.limit - spent)
-    ends, own = budget.resets_ms, budget.window == _OF_BATCH
+    ends, own = budget.resets_ms, budget.window == OF_BATCH
     horizon = now_ms + _HORIZON_DAYS * DAY_MS if ends is None else ends
     course = Course(() if own else _paid(budget, rollups), now_ms)
     waiting = sum(cost.likely for cost in queue) if ends is None else waiting_until(queue, ends - now_ms)
@@ -164,6 +164,6 @@ def _paid(budget: BudgetFacts, rollups: Sequence[Rollup]) -> list[Rollup]:
 def _pays(budget: BudgetFacts, cost: QueueCost) -> bool:
     """Whether a budget may have to pay for queued lines: of those with a route, when it covers one of the roads."""
     lines = cost.lines
-    if budget.window == _OF_BATCH:
+    if budget.window == OF_BATCH:
         return lines.batch == budget.name
     return budget.project in (None, lines.project) and any(matches(budget.models, model) for model in lines.models)

@@ -31,10 +31,6 @@ class Blobs(Protocol):
         """Yield the bytes from `start` on and before `end`. Raises MissingBlobError, StorageError."""
         ...
 
-    async def size(self, name: str) -> int:
-        """Return how many bytes there are. Raises MissingBlobError, StorageError."""
-        ...
-
     async def fetch(self, name: str, target: Path) -> None:
         """Write all bytes to a local file. Raises MissingBlobError, StorageError."""
         ...

@@ -76,15 +76,6 @@ class ObjectBlobs:
         except (BaseError, OSError) as error:
             raise self._failed(error) from error
 
-    async def size(self, name: str) -> int:
-        """See `Blobs`."""
-        try:
-            return int((await obstore.head_async(self._store, name))["size"])
-        except FileNotFoundError as error:
-            raise MissingBlobError(f"{self._where} has no '{name}'") from error
-        except (BaseError, OSError) as error:
-            raise self._failed(error) from error
-
     async def fetch(self, name: str, target: Path) -> None:
         """See `Blobs`."""
         with target.open("wb") as file:

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Literal
 
@@ -32,7 +32,6 @@ from batchmill.store.errors import StoreError
 from batchmill.store.transactions import transact
 
 SCOPES = ("submit", "read", "admin")
-WINDOWS = (WindowKind.DAY, WindowKind.WEEK, WindowKind.MONTH, WindowKind.TOTAL)
 
 MOST = 10_000
 """Keys of one project, for its own key may make more, and no record is ever removed."""
@@ -103,9 +102,6 @@ class Made(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Made({self.key!r})"
 
-
-Change = Callable[[ApiKey, int], ApiKey]
-"""What becomes of a key, at a moment in unix seconds."""
 
 _decode = msgspec.json.Decoder(ApiKey).decode
 
@@ -195,10 +191,23 @@ async def revoke(redis: Redis, upstream: str, key_id: str, who: str) -> ApiKey:
     Asked again, it changes nothing. Raises ApiKeyError for one that is not there.
     """
 
-    def end(key: ApiKey, now: int) -> ApiKey:
-        return key if key.revoked_at is not None else msgspec.structs.replace(key, revoked_at=now)
+    key: ApiKey | None = None
 
-    return await _change(redis, upstream, key_id, who, "key.revoked", end)
+    async def plan(pipe: Pipeline) -> bool:
+        nonlocal key
+        key = await _known(redis, upstream, key_id)
+        if key.revoked_at is not None:
+            return False
+        at = await now_ms(redis)
+        key = msgspec.structs.replace(key, revoked_at=at // 1000)
+        _write(pipe, upstream, key)
+        note(pipe, upstream, _entry(who, "key.revoked", key, at))
+        return True
+
+    await transact(redis, service_keys.api_keys(upstream), plan)
+    if key is None:
+        raise StoreError("the API key was not revoked")
+    return key
 
 
 async def set_budget(
@@ -241,25 +250,6 @@ async def note_use(redis: Redis, upstream: str, key_id: str, at: int) -> None:
     await redis.execute_command("HSET", service_keys.api_key_use(upstream), key_id, at // _MINUTE * _MINUTE)
 
 
-async def _change(redis: Redis, upstream: str, key_id: str, who: str, what: str, change: Change) -> ApiKey:
-    after: ApiKey | None = None
-
-    async def plan(pipe: Pipeline) -> bool:
-        nonlocal after
-        before, at = await _known(redis, upstream, key_id), await now_ms(redis)
-        after = change(before, at // 1000)
-        if after == before:
-            return False
-        _write(pipe, upstream, after)
-        note(pipe, upstream, _entry(who, what, after, at))
-        return True
-
-    await transact(redis, service_keys.api_keys(upstream), plan)
-    if after is None:
-        raise StoreError("the API key was not changed")
-    return after
-
-
 async def _known(redis: Redis, upstream: str, key_id: str) -> ApiKey:
     found = await by_id(redis, upstream, key_id)
     if found is None:
@@ -275,9 +265,7 @@ def _read(record: bytes) -> ApiKey:
     try:
         return _decode(record)
     except msgspec.DecodeError as error:
-        raise StoreError("an API key in Redis can't be read; is this batchmill older than the one that made it?") from (
-            error
-        )
+        raise StoreError("an API key in Redis can't be read here; did a newer batchmill make it?") from error
 
 
 def _check(wanted: Wanted) -> None:

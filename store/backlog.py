@@ -16,7 +16,7 @@ from batchmill.routing.needs import needs_of
 from batchmill.spend.queue import QueuedLines
 from batchmill.store import batches, keys, statistics
 from batchmill.store.errors import UnknownBatchError
-from batchmill.store.model import BatchState, BatchStatus, Line, Route, Terms
+from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Route, Terms
 from batchmill.store.staging import Shard, ShardPayload
 
 _WINDOW = Window.FIVE_MINUTES
@@ -54,6 +54,20 @@ async def unfinished(redis: Redis, upstream: str, project: str | None = None) ->
         except UnknownBatchError:
             continue
     return found
+
+
+async def lines_left(redis: Redis, fact: str) -> list[tuple[str, str, int]]:
+    """Return each live batch with one of its facts (`upstream`, `key` ...), and how many lines have no result yet."""
+    ids = await batches.live(redis)
+    async with redis.pipeline(transaction=False) as pipe:
+        for batch_id in ids:
+            pipe.execute_command("HMGET", keys.batch(batch_id), fact, "total", *LineState)
+        found = await pipe.execute()
+    return [
+        (batch_id, (value or b"").decode(), int(total) - sum(int(count or 0) for count in done))
+        for batch_id, (value, total, *done) in zip(ids, found, strict=True)
+        if total is not None  # it is gone
+    ]
 
 
 async def waiting_lines(redis: Redis, status: BatchStatus) -> list[QueuedLines]:

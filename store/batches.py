@@ -1,6 +1,5 @@
-"""Batches: their state, their cancellation, and the list of those that there are."""
+"""Batches: their state, their cancellation, and the shards that are left of them. `batch_index` lists them."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +8,11 @@ from redis.asyncio import Redis
 
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, service_keys
-from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.handed import Handed
 from batchmill.store.model import BatchState, BatchStatus, Line, LineState, Priority, Terms, Tried
 from batchmill.store.scripts import Script
-from batchmill.store.staging import Shard, ShardPayload, batch_id_at
+from batchmill.store.staging import Shard, ShardPayload
 
 _stop = Script("stop")
 
@@ -32,8 +30,6 @@ _NUMBERS = (
 )  # fmt: skip
 _TEXTS = ("source", "retry_of", "upstream", "project", "key")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
-
-
 _LOOK_AGAIN = 15  # seconds
 
 
@@ -60,7 +56,7 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     if b"state" not in facts:  # none, or one that is only staged
         raise UnknownBatchError(batch_id)
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    found = _status(facts, 0)
+    found = _status(facts)
     if found.state.terminal:
         return found
     alive = await redis.execute_command(
@@ -104,40 +100,6 @@ async def exists(redis: Redis, batch_id: str) -> bool:
     return bool(await redis.execute_command("HEXISTS", keys.batch(batch_id), "state"))
 
 
-async def newest(redis: Redis, count: int) -> list[BatchStatus]:
-    """Return the newest batches, newest first; without those that are no batch yet, and single lines of a chat."""
-    found: list[BatchStatus] = []
-    after: str | None = None
-    while len(found) < count:
-        some = await page(redis, None, after, count)
-        for batch_id in some.ids:
-            with contextlib.suppress(UnknownBatchError):  # an intake, or expired: maintenance drops it from the list
-                found.append(await status(redis, batch_id))
-        if not some.has_more:
-            break
-        after = some.ids[-1]
-    return found[:count]
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Some ids of batches and intakes, newest first, and whether there are older ones."""
-
-    ids: tuple[str, ...]
-    has_more: bool
-
-
-async def page(redis: Redis, project: str | None, after: str | None, limit: int) -> Page:
-    """Return the next ids of a project (None: of all) that are older than `after`, which need not exist any more.
-
-    Ids of intakes and batches, whatever their state; one may be gone by now. What comes meanwhile changes no later
-    page.
-    """
-    end = "+" if after is None else f"({after}"
-    found = await redis.execute_command("ZREVRANGEBYLEX", service_keys.index(project), end, "-", "LIMIT", 0, limit + 1)
-    ids = tuple(member.decode().partition("|")[0] for member in found[:limit])
-    return Page(ids, len(found) > limit)
-
-
 async def by_content(redis: Redis, content: str) -> str | None:
     """Return the id of the batch that has this content, if there is one."""
     found = await redis.execute_command("GET", keys.content(content))
@@ -177,20 +139,6 @@ async def keep(redis: Redis, batch_id: str, retention_days: int) -> None:
         for other in [*names, name]:  # the batch last: should we die, the next look begins anew
             pipe.execute_command("EXPIRE", other, retention)
         await pipe.execute()
-
-
-async def drop_expired(redis: Redis, retention_days: int) -> None:
-    """Take batches that are older than what is kept out of the lists, unless they are still there."""
-    horizon = await now_ms(redis) // 1000 - retention_days * _DAY
-    for batch_id in await redis.execute_command("ZRANGEBYSCORE", keys.batches(), "-inf", horizon):
-        if not await exists(redis, batch_id.decode()):
-            await redis.execute_command("ZREM", keys.batches(), batch_id)
-    end = f"({batch_id_at(horizon)}"
-    for member in await redis.execute_command("ZRANGEBYLEX", service_keys.index(None), "-", end):
-        gone, _, project = member.decode().partition("|")
-        if not await redis.execute_command("EXISTS", keys.batch(gone), service_keys.intake(gone)):
-            await redis.execute_command("ZREM", service_keys.index(project), gone)
-            await redis.execute_command("ZREM", service_keys.index(None), member)
 
 
 async def mark_stopping(redis: Redis, batch_id: str, wanted: BatchState) -> BatchState:
@@ -286,15 +234,12 @@ def _bit(bitmap: bytes, position: int) -> bool:
     return byte < len(bitmap) and bool(bitmap[byte] & (0x80 >> position % 8))
 
 
-def _status(facts: dict[bytes, bytes], running: int) -> BatchStatus:
+def _status(facts: dict[bytes, bytes]) -> BatchStatus:
     values: dict[str, Any] = {name: int(facts[name.encode()]) for name in _NUMBERS if name.encode() in facts}
     values |= {name: facts[name.encode()].decode() for name in _TEXTS if name.encode() in facts}
-    for state in LineState:
-        values.setdefault(state.value, 0)
     return BatchStatus(
         id=facts[b"id"].decode(),
         state=BatchState(facts[b"state"].decode()),
-        running=running,
         usage=Usage(*(int(facts.get(name.encode(), 0)) for name in _TOKENS)),
         models=msgspec.json.decode(facts[b"models"], type=dict[str, int]),
         cache=b"cache" in facts,

@@ -137,21 +137,26 @@ async def refresh(redis: Redis, settings: Settings, *, force: bool = False) -> R
     if settings.simulate:
         return Refreshed(snapshot=_packaged(), drift=await asyncio.to_thread(drift_of, _packaged_listing()))
     turn, us = keys.catalogue_turn(settings.upstream_name), secrets.token_hex(8)
-    patience = time.monotonic() + _TOTAL_SECONDS
-    while True:
-        shelf = await _look(redis, settings)
-        if shelf.copy is not None and shelf.rests and not force:
-            return Refreshed(snapshot=shelf.copy)
-        if await redis.execute_command("SET", turn, us, "NX", "PX", _TURN_MS) or time.monotonic() > patience:
-            break
-        if shelf.copy is not None and not force:
-            return Refreshed(snapshot=shelf.copy)
-        await asyncio.sleep(_LOOK_AGAIN)
+    patience, asked = time.monotonic() + _TOTAL_SECONDS, False
     try:
-        return await _fetch(redis, settings, shelf.copy)
+        while True:
+            shelf = await _look(redis, settings)
+            if shelf.copy is not None and shelf.rests and not force:
+                return Refreshed(snapshot=shelf.copy)
+            asked = True  # who is cancelled before the answer may have got the turn all the same
+            if await redis.execute_command("SET", turn, us, "NX", "PX", _TURN_MS) or time.monotonic() > patience:
+                return await _fetch(redis, settings, shelf.copy)
+            if shelf.copy is not None and not force:
+                return Refreshed(snapshot=shelf.copy)
+            await asyncio.sleep(_LOOK_AGAIN)
     finally:
-        if await redis.execute_command("GET", turn) == us.encode():
-            await redis.execute_command("DEL", turn)
+        if asked:
+            await asyncio.shield(_give_back(redis, turn, us))  # also when it is cancelled just here
+
+
+async def _give_back(redis: Redis, turn: str, us: str) -> None:
+    if await redis.execute_command("GET", turn) == us.encode():
+        await redis.execute_command("DEL", turn)
 
 
 def changes(before: Models, after: Models) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -240,9 +245,7 @@ async def _fetch(redis: Redis, settings: Settings, before: Snapshot | None) -> R
     added, removed, repriced = changes(before.models if before else models, models)
     return Refreshed(
         snapshot=Snapshot(models=models, fetched_at_ms=now),
-        drift=await asyncio.to_thread(
-            drift_of, listing or b""
-        ),  # tens of milliseconds, and a worker has calls to serve
+        drift=await asyncio.to_thread(drift_of, listing or b""),  # tens of ms, and a worker has calls to serve
         added=added,
         removed=removed,
         repriced=repriced,
@@ -259,12 +262,10 @@ def _asking(settings: Settings) -> "Upstream":
     """Return a client that does not wait as long as one for completions may."""
     from batchmill.openrouter.client import Upstream
 
-    upstream = msgspec.structs.replace(
-        settings.upstream,
-        connect_timeout=min(_CONNECT_SECONDS, settings.upstream.connect_timeout),
-        total_timeout=min(_TOTAL_SECONDS, settings.upstream.total_timeout),
-    )
-    return Upstream(upstream, settings.api_key, max_connections=1)
+    asked = settings.upstream
+    connect, total = min(_CONNECT_SECONDS, asked.connect_timeout), min(_TOTAL_SECONDS, asked.total_timeout)
+    brief = msgspec.structs.replace(asked, connect_timeout=connect, total_timeout=total)
+    return Upstream(brief, settings.api_key, max_connections=1)
 
 
 def _keep_ms(settings: Settings) -> int:

@@ -10,6 +10,7 @@ import secrets
 from redis.asyncio import Redis
 
 from batchmill.store import batches, lanes, service_keys
+from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.lanes import Ending
 from batchmill.store.model import BatchState
@@ -32,9 +33,8 @@ async def sweep(redis: Redis, *, retention_days: int) -> list[str]:
 
     May be called by anybody at any time, also by many at once.
     """
-    seconds, _ = await redis.execute_command("TIME")
-    name = service_keys.deadlines()
-    due = await redis.execute_command("ZRANGEBYSCORE", name, "-inf", int(seconds), "LIMIT", 0, _MOST)
+    now = await now_ms(redis) // 1000
+    due = await redis.execute_command("ZRANGEBYSCORE", service_keys.deadlines(), "-inf", now, "LIMIT", 0, _MOST)
     ended = [batch_id.decode() for batch_id in due]
     for batch_id in ended:
         try:

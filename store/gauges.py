@@ -6,7 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from batchmill.config.policy import SHARED, Limit, Policy
-from batchmill.config.windows import window_at
+from batchmill.config.windows import OF_BATCH, window_at
 from batchmill.store import batches, keys, policy
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import StoreError
@@ -109,7 +109,7 @@ async def budgets(redis: Redis, upstream: str) -> list[BudgetGauge]:
     found = [_with_money(gauge, book) for gauge, book in zip(gauges, books[: len(gauges)], strict=True)]
     for batch_id, book in zip(capped, books[len(gauges) :], strict=True):
         if "limit" in book:
-            found.append(_with_money(BudgetGauge(name=batch_id, window="batch", limit=int(book["limit"])), book))
+            found.append(_with_money(BudgetGauge(name=batch_id, window=OF_BATCH, limit=int(book["limit"])), book))
     return found
 
 

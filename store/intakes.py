@@ -203,6 +203,10 @@ class Holder:
         """Go on holding it. Returns whether we do."""
         return await hold(self._redis, self._upstream, self._id, self._run)
 
+    async def note_lines(self, key_id: str, lines: int) -> IntakeState | None:
+        """Say how many lines it has, and whose they are."""
+        return await self._go(self._state, self._state, "-", "key", key_id, "lines", str(lines))
+
     async def begin_release(self) -> IntakeState | None:
         """Say that its lines may be let go from now on."""
         return await self._go(IntakeState.VALIDATING, IntakeState.RELEASING, "-")

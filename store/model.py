@@ -21,9 +21,10 @@ from enum import StrEnum
 import msgspec
 
 from batchmill.config.strategy import Strategy
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import usd_if_known
 from batchmill.openrouter.outcomes import Usage
 from batchmill.routing.candidates import Considered
+from batchmill.store.completions import text_of
 from batchmill.store.handed import Handed
 
 
@@ -212,41 +213,12 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     @property
     def cost_usd(self) -> Decimal | None:
         """What the line cost over all attempts, None when the upstream never told."""
-        return None if self.cost is None else to_usd(self.cost)
+        return usd_if_known(self.cost)
 
     @property
     def content(self) -> str | None:
         """The text of the first choice; None for a line without one (failed, or tool calls only)."""
-        if not self.succeeded or self.response is None:
-            return None
-        try:
-            choices = _decode_completion(self.response).choices
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None  # an answer of another shape: it is in `response` as it came
-        message = choices[0].message if choices else None
-        content = message.content if message else None
-        if isinstance(content, list):
-            return "".join(part.text or "" for part in content)
-        return content
-
-
-class _Part(msgspec.Struct):
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Part] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-
-
-class _Completion(msgspec.Struct):
-    choices: list[_Choice] | None = None
-
-
-_decode_completion = msgspec.json.Decoder(_Completion).decode
+        return text_of(self.response) if self.succeeded and self.response is not None else None
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,11 +230,11 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     state: BatchState
     total: int
-    running: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    expired: int
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
     created_at: int
     in_progress_at: int | None = None
     cancelling_at: int | None = None

@@ -15,8 +15,7 @@ _BATCH = BATCH_PREFIX.encode()
 
 async def workers_alive(redis: Redis, upstream: str) -> int:
     """Return how many workers of the upstream gave a sign of life lately."""
-    seconds, microseconds = await redis.execute_command("TIME")
-    oldest = int(seconds) * 1000 + int(microseconds) // 1000 - WORKER_SILENCE_MS
+    oldest = await now_ms(redis) - WORKER_SILENCE_MS
     return int(await redis.execute_command("ZCOUNT", keys.workers(upstream), oldest, "+inf"))
 
 
@@ -40,13 +39,16 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 async def workers(redis: Redis, upstream: str, seconds: float) -> list[Present]:
     """Return the workers that gave a sign of life in so many seconds, those alive first, then by id."""
     now = await now_ms(redis)
-    found = await redis.execute_command(
-        "ZRANGEBYSCORE", keys.workers(upstream), now - round(seconds * 1000), "+inf", "WITHSCORES"
-    )
-    beats = _pairs(found)
-    books = await _holds(redis, upstream, [name for name, _ in beats])
-    present = [_present(name, beat, now, book) for (name, beat), book in zip(beats, books, strict=True)]
+    last = await beats(redis, upstream, seconds)
+    books = await _holds(redis, upstream, [name for name, _ in last])
+    present = [_present(name, beat, now, book) for (name, beat), book in zip(last, books, strict=True)]
     return sorted(present, key=lambda one: (not one.alive, one.id))
+
+
+async def beats(redis: Redis, upstream: str, seconds: float) -> list[tuple[str, int]]:
+    """Return the workers that gave a sign of life in so many seconds, and when the last one was (unix ms)."""
+    since = await now_ms(redis) - round(seconds * 1000)
+    return _pairs(await redis.execute_command("ZRANGEBYSCORE", keys.workers(upstream), since, "+inf", "WITHSCORES"))
 
 
 async def lines_in_the_air(redis: Redis, upstream: str, batch_id: str) -> set[int]:
@@ -59,6 +61,19 @@ async def lines_in_the_air(redis: Redis, upstream: str, batch_id: str) -> set[in
             index = rest.partition(".")[0]
             if whose == batch_id and index.isdigit():
                 found.add(int(index))
+    return found
+
+
+async def held_by_batch(redis: Redis, upstream: str) -> dict[str, int]:
+    """Return what is held for the lines of each batch that workers have in the air (nano-dollars)."""
+    owners = [name.decode() for name in await redis.execute_command("ZRANGE", keys.owners(upstream), 0, -1)]
+    found: dict[str, int] = {}
+    for book in await _holds(redis, upstream, owners):
+        for field, value in book.items():
+            if field.startswith(_BATCH):
+                batch_id = field.partition(b".")[0].decode()
+                amount = value.partition(b":")[2].partition(b":")[0]
+                found[batch_id] = found.get(batch_id, 0) + int(amount)
     return found
 
 

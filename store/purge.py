@@ -18,12 +18,13 @@ _ENDED = tuple(state.value.encode() for state in BatchState if state.terminal)
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A batch that is to go."""
+    """A batch that is to go. One that is, and stays, an intake has no upstream."""
 
     id: str
     upstream: str
     project: str
     ended: bool
+    intake: bool = False
 
 
 async def find(redis: Redis, whose: Whose) -> list[Found]:
@@ -40,6 +41,20 @@ async def find(redis: Redis, whose: Whose) -> list[Found]:
             owner = (project or b"default").decode()
             if state and whose.project in (None, owner):
                 found.append(Found(batch_id, (upstream or b"").decode(), owner, state in _ENDED))
+    return [*found, *await _intakes(redis, whose, {batch.id for batch in found})]
+
+
+async def _intakes(redis: Redis, whose: Whose, known: set[str]) -> list[Found]:
+    """Return what was handed over by HTTP and is no batch yet, or never came to be one."""
+    ids = [whose.batch] if whose.batch else []
+    if whose.project is not None:
+        index = service_keys.index(whose.project)
+        ids = [name.decode() for name in await redis.execute_command("ZRANGE", index, 0, -1)]
+    found = []
+    for batch_id in ids:
+        intake = await intakes.find(redis, batch_id) if batch_id not in known else None
+        if intake is not None:
+            found.append(Found(batch_id, "", intake.asked.project, intake.state.terminal, intake=True))
     return found
 
 

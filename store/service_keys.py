@@ -58,9 +58,14 @@ def intake(batch_id: str) -> str:
 
 def request_name(name: str) -> str:
     """String: digest of a body that created a batch, `|`, and the batch. Expires in ten minutes to a day. Written with
-    the intake.
+    the intake, or before a chat completion is handed over.
     """
     return f"{PREFIX}request:{name}"
+
+
+def chat_readers(batch_id: str) -> str:
+    """Set: requests that wait for a chat completion, the first and its retries. Expires after an hour. By gateways."""
+    return f"{PREFIX}{{{batch_id}}}:readers"
 
 
 EVERY_PROJECT = "*"

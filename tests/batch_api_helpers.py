@@ -19,6 +19,8 @@ MODEL = "maker/model"
 ENDED = ("completed", "failed", "expired", "cancelled")
 _RETENTION = 3 * 86_400
 
+Headers = dict[str, str] | httpx.Headers
+
 
 def line(number: int, **changes: Any) -> dict[str, Any]:
     """Return a good line; a change of None takes the field away."""
@@ -51,7 +53,7 @@ async def create(client: httpx.AsyncClient, file_id: str, **fields: Any) -> dict
     return found
 
 
-async def ask(client: httpx.AsyncClient, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+async def ask(client: httpx.AsyncClient, headers: Headers | None = None, **fields: Any) -> httpx.Response:
     """Ask for a batch to be created; a field of ... is left out."""
     body = {"endpoint": "/v1/chat/completions", "completion_window": "24h"} | fields
     body = {name: value for name, value in body.items() if value is not ...}

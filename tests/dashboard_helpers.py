@@ -28,6 +28,7 @@ from .dashboard_samples import (
     model_state,
     overview,
     spent,
+    suspects,
 )
 
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
@@ -82,6 +83,7 @@ def answers() -> Told:
         ("GET", "/v1/alerts"): alerts(),
         ("GET", "/v1/fleet"): fleet(),
         ("GET", "/v1/limits"): shapes.Limits(data=model_state(MODELS[0]).limits),
+        ("GET", "/v1/suspects"): suspects(),
         ("GET", "/v1/audit"): money.Audit(data=(audit,)),
     }
 
@@ -97,6 +99,9 @@ class AnyBody(msgspec.Struct):
 
     limit_usd: Decimal | None = None
     model: str | None = None
+    holds: tuple[str, ...] | None = None
+    requests_per_minute: int | None = None
+    max_concurrency: int | None = 0
 
 
 class AnyQuery(msgspec.Struct):
@@ -134,6 +139,8 @@ def operations(told: Told, asked: Asked) -> tuple[Operation, ...]:
         made("POST", "/v1/pauses", Scope.ADMIN, AnyBody),
         made("DELETE", "/v1/pauses/{model:path}", Scope.ADMIN),
         made("POST", "/v1/books/accept", Scope.ADMIN),
+        made("PATCH", "/v1/limits/{name}", Scope.ADMIN, AnyBody),
+        made("POST", "/v1/suspects/release", Scope.ADMIN, AnyBody),
         made("POST", "/v1/breakers/{model:path}/trip", Scope.ADMIN),
         made("POST", "/v1/breakers/{model:path}/reset", Scope.ADMIN),
     ]

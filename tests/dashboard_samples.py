@@ -6,6 +6,7 @@ from typing import Any
 
 from batchmill.service.compat.batch_objects import BatchObject, BatchUsage, Cost, Counts, RequestCounts
 from batchmill.service.control import money, shapes
+from batchmill.service.control.line_shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 
 D = Decimal  # so often that its name is in the way
 NOW = int(time.time())
@@ -64,6 +65,15 @@ def budget(name: str = "daily", **fields: Any) -> money.Budget:
     return money.Budget(**(given | fields))
 
 
+def suspects() -> money.Suspects:
+    """Return two calls of a worker that died."""
+    known = money.Suspect(hold="7:31", amount_usd=D("0.21"), at=NOW - 900, model=MODELS[0], batch=batch(1).id, index=4,
+                          generation_id="gen-1")  # fmt: skip
+    bare = money.Suspect(hold="7:32", amount_usd=D("0.1"), at=None, model=None, batch=None, index=None,
+                         generation_id=None)  # fmt: skip
+    return money.Suspects(data=(known, bare), total_usd=D("0.31"))
+
+
 def overview(**fields: Any) -> shapes.Overview:
     """Return a busy moment."""
     hour = tuple(shapes.Slice(at=NOW - 300 * (12 - n), seconds=300, calls=4000 + (n * 937) % 1400, failures=n % 3)
@@ -103,34 +113,34 @@ def model_state(model: str, state: str = "closed", **fields: Any) -> shapes.Mode
     return shapes.ModelState(**(given | fields))
 
 
-def lines() -> shapes.Lines:
+def lines() -> Lines:
     """Return a page of lines, one with hostile text."""
     made = [
-        shapes.LineRow(custom_id=f"question-{n}", index=n, state="succeeded", model=MODELS[0], attempts=1,
+        LineRow(custom_id=f"question-{n}", index=n, state="succeeded", model=MODELS[0], attempts=1,
                        cost_usd=D("0.000341"), latency_ms=812 + n, cached=n % 7 == 0, finish_reason="stop", at=f"{n}-0")
         for n in range(12)
     ]  # fmt: skip
-    wrong = shapes.LineError(code="context_length_exceeded", message=f"Too long: {HOSTILE}", status_code=400)
-    made.append(shapes.LineRow(custom_id="a/b?c#d", index=12, state="failed", model=MODELS[0], attempts=2, error=wrong))
-    made.append(shapes.LineRow(custom_id="waits", index=13, state="pending", model=MODELS[0]))
-    return shapes.Lines(data=tuple(made), has_more=True, next="c1")
+    wrong = LineError(code="context_length_exceeded", message=f"Too long: {HOSTILE}", status_code=400)
+    made.append(LineRow(custom_id="a/b?c#d", index=12, state="failed", model=MODELS[0], attempts=2, error=wrong))
+    made.append(LineRow(custom_id="waits", index=13, state="pending", model=MODELS[0]))
+    return Lines(data=tuple(made), has_more=True, next="c1")
 
 
-def detail() -> shapes.LineDetail:
+def detail() -> LineDetail:
     """Return a line that was tried twice."""
     tried: dict[str, Any] = {"model": MODELS[0], "provider": "OpenAI", "generation_id": "gen-1", "billed": "upstream",
              "first_token_ms": 210, "cached": False}  # fmt: skip
-    return shapes.LineDetail(
+    return LineDetail(
         batch_id=batch(1).id, line=lines().data[1], request_gone=None, content=f"Seven is prime. {HOSTILE}",
         request={"model": MODELS[0], "messages": [{"role": "user", "content": f"What of 7? {HOSTILE}"}]},
         response={"id": "gen-1", "choices": [{"message": {"content": "Seven is prime."}}]},
         input_tokens=42, output_tokens=12,
         attempts=(
-            shapes.AttemptShape(outcome="overloaded", status=529, latency_ms=120, cost_usd=D(0), message="Overloaded",
+            AttemptShape(outcome="overloaded", status=529, latency_ms=120, cost_usd=D(0), message="Overloaded",
                                 **(tried | {"first_token_ms": None})),
-            shapes.AttemptShape(outcome="ok", status=200, latency_ms=813, cost_usd=D("0.00034"), message=None, **tried),
+            AttemptShape(outcome="ok", status=200, latency_ms=813, cost_usd=D("0.00034"), message=None, **tried),
         ),
-        routed=shapes.RoutedShape(asked="auto", strategy="cost", chosen=MODELS[0], reasons={MODELS[1]: "dearer"}),
+        routed=RoutedShape(asked="auto", strategy="cost", chosen=MODELS[0], reasons={MODELS[1]: "dearer"}),
     )  # fmt: skip
 
 

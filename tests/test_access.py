@@ -353,7 +353,7 @@ async def test_a_key_has_only_so_many_lines_waiting(redis: Redis, settings: Sett
     await check_queue(service, mine, 5)
     await service.producer.submit(lines(3), key="0123456789ab")
     await service.producer.submit(lines(4), key="another", anew=True)
-    assert await queued_lines(redis, "0123456789ab") == 3
+    assert await queued_lines(redis, service.upstream, "0123456789ab") == 3
     await check_queue(service, mine, 2)
     with pytest.raises(ApiError, match="3 are, and these are 3") as refused:
         await check_queue(service, mine, 3)

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import load
 from batchmill.openrouter.client import Upstream
-from batchmill.store import batches, keys, lanes, presence
+from batchmill.store import batch_index, batches, keys, lanes, presence
 from batchmill.store.endings import cancel
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.lanes import Ending
@@ -116,8 +116,8 @@ async def test_the_newest_come_first(redis: Redis) -> None:
     for age, batch_id in enumerate(reversed(ids)):
         await redis.zadd(keys.batches(), {batch_id: 1_000_000 - age})
     await redis.delete(keys.batch(ids[1]))
-    assert [status.id for status in await batches.newest(redis, 3)] == [ids[2], ids[0]]
-    assert [status.id for status in await batches.newest(redis, 1)] == [ids[2]]
+    assert [status.id for status in await batch_index.newest(redis, 3)] == [ids[2], ids[0]]
+    assert [status.id for status in await batch_index.newest(redis, 1)] == [ids[2]]
 
 
 async def test_batches_that_expired_leave_the_list(redis: Redis) -> None:
@@ -126,7 +126,7 @@ async def test_batches_that_expired_leave_the_list(redis: Redis) -> None:
         await redis.zadd(keys.batches(), {batch_id: 1})
     for batch_id in (old, new):
         await redis.delete(keys.batch(batch_id))
-    await batches.drop_expired(redis, DAYS)
+    await batch_index.drop_expired(redis, DAYS)
     assert await redis.zrange(keys.batches(), 0, -1) == [kept.encode(), new.encode()]
 
 

@@ -195,6 +195,24 @@ async def test_without_a_copy_the_others_wait_for_it(redis: Redis, settings: Set
         assert listing.asked == 1
 
 
+async def test_who_is_cancelled_while_it_gets_the_turn_keeps_nobody_waiting(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has given it the turn by then; whoever comes next would wait for its end, 35 seconds."""
+    execute, turn = redis.execute_command, keys.catalogue_turn(settings.upstream_name)
+
+    async def cancelled(*words: object, **options: object) -> object:
+        reply = await execute(*words, **options)  # type: ignore[no-untyped-call]  # redis-py has no types for it
+        if words[:2] == ("SET", turn):
+            raise asyncio.CancelledError
+        return reply
+
+    monkeypatch.setattr(redis, "execute_command", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await refresh(redis, settings)
+    assert not await redis.exists(turn)
+
+
 async def test_a_turn_that_is_another_s_by_now_is_not_ended(redis: Redis, settings: Settings) -> None:
     async with serving(settings) as (listing, there):
         listing.may_answer.clear()

@@ -15,7 +15,7 @@ from batchmill.config.settings import Settings
 from batchmill.service import app as application
 from batchmill.service import problems
 from batchmill.service.compat.batch_objects import BatchErrors, BatchList
-from batchmill.service.control import money, shapes
+from batchmill.service.control import line_shapes, money, shapes
 from batchmill.service.dashboard import forms
 from batchmill.store import api_keys
 from batchmill.store.intakes import Fault
@@ -110,6 +110,8 @@ FORMS = [
     (f"/breakers/{MODELS[0]}/reset", {}, ("POST", f"/v1/breakers/{MODELS[0]}/reset")),
     (f"/pauses/{MODELS[0]}", {}, ("POST", "/v1/pauses")),
     (f"/pauses/{MODELS[0]}/end", {}, ("DELETE", f"/v1/pauses/{MODELS[0]}")),
+    ("/limits/account", {"requests_per_minute": "1,200", "max_concurrency": ""}, ("PATCH", "/v1/limits/account")),
+    ("/suspects/release", {"holds": "7:31 7:32"}, ("POST", "/v1/suspects/release")),
     ("/books/accept", {}, ("POST", "/v1/books/accept")),
 ]
 
@@ -126,8 +128,13 @@ async def test_forms_do_one_thing_of_the_api(
     assert asked.calls[0][:2] == call
     wanted = f"/batches/{batch(9).id}" if path.endswith("/retry") else "/spend?by=batch"
     assert answer.headers["location"] == wanted
-    if fields:
-        assert asked.calls[0][2].limit_usd == Decimal("1200.50")
+    sent = asked.calls[0][2]
+    if "limit_usd" in fields:
+        assert sent.limit_usd == Decimal("1200.50")
+    if "holds" in fields:
+        assert sent.holds == ("7:31", "7:32")
+    if "max_concurrency" in fields:
+        assert (sent.requests_per_minute, sent.max_concurrency) == (1200, None)
 
 
 @pytest.mark.parametrize(("path", "fields", "call"), FORMS)
@@ -159,6 +166,16 @@ async def test_a_limit_that_is_none_is_refused(pages: tuple[httpx.AsyncClient, A
     assert asked.calls == []
 
 
+@pytest.mark.parametrize("number", ["-1", "1.5", "many", "1" * 12])
+async def test_a_rate_that_is_none_is_refused(pages: tuple[httpx.AsyncClient, Asked], number: str) -> None:
+    client, asked = pages
+    token = token_in(await client.get("/"))
+    asked.calls.clear()
+    answer = await client.post("/limits/account", data={"csrf": token, "requests_per_minute": number})
+    assert answer.status_code == 400
+    assert asked.calls == []
+
+
 @pytest.mark.parametrize(
     "address", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/a\r\nb", ""]
 )
@@ -175,7 +192,7 @@ async def test_what_is_empty_says_what_to_do(
         ("GET", "/v1/budgets"): money.Budgets(data=()),
         ("GET", "/v1/alerts"): money.Alerts(data=()),
         ("GET", "/v1/model_states"): shapes.ModelStates(at=0, data=()),
-        ("GET", "/v1/batches/{batch_id}/lines"): shapes.Lines(data=(), has_more=False, next=None),
+        ("GET", "/v1/batches/{batch_id}/lines"): line_shapes.Lines(data=(), has_more=False, next=None),
     }
     async with dashboard(real_redis, settings, monkeypatch, told=told) as (client, _):
         first = (await client.get("/")).text

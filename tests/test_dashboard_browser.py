@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from batchmill.config.settings import Settings
 from batchmill.service import app as application
 from batchmill.service.compat.batch_objects import BatchList
-from batchmill.service.control import money, shapes
+from batchmill.service.control import line_shapes, money, shapes
 
 from .browser_helpers import DESK, PHONE, Scheme, browser, chromium, looking, violations
 from .dashboard_helpers import Asked, Told, answers, operations
@@ -34,7 +34,7 @@ PAGES = (
 EMPTY: Told = {
     ("GET", "/v1/overview"): overview(workers=0, lanes=(), blocked=(), alarm="The books are older than the calls."),
     ("GET", "/v1/batches"): BatchList((), False),
-    ("GET", "/v1/batches/{batch_id}/lines"): shapes.Lines(data=(), has_more=False, next=None),
+    ("GET", "/v1/batches/{batch_id}/lines"): line_shapes.Lines(data=(), has_more=False, next=None),
     ("GET", "/v1/budgets"): money.Budgets(data=()),
     ("GET", "/v1/model_states"): shapes.ModelStates(at=0, data=()),
 }

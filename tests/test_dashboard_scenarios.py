@@ -3,6 +3,7 @@ trips and recovers, a budget that is raised so that its batch goes on.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -64,13 +65,21 @@ async def set_faults(at: Scene, faults: Mapping[str, object]) -> None:
 @pytest.mark.timeout(180)
 async def test_a_batch_is_followed_from_submit_to_download(tmp_path: Path) -> None:
     options = SimulatorOptions(latency="150", mean_output_tokens=10)
-    async with watched(tmp_path, options, Policy()) as (_, page, client):
+    async with watched(tmp_path, options, Policy()) as (_, page, _client):
         await page.goto("/")
         await expect(page.get_by_text("No batches yet.")).to_be_visible()
-        batch_id = await submit(client, 120)
-        row = page.locator(f"#row-{batch_id}")
-        await expect(row).to_be_visible()  # it appears by itself
-        await row.get_by_role("link").click()
+        await page.get_by_role("link", name="Upload a file").click()
+        data = b"\n".join(msgspec.json.encode(line) for line in lines(120, models=(MODEL,)))
+        await page.get_by_label("File").set_input_files(
+            {"name": "questions.jsonl", "mimeType": "application/jsonl", "buffer": data}
+        )
+        await page.get_by_label("Max cost in USD").fill("2.50")
+        await page.get_by_role("button", name="Upload and run").click()
+        await expect(page).to_have_url(re.compile(r"/batches/batch_\w+$"))
+        batch_id = page.url.rpartition("/")[2]
+        await expect(page.get_by_text("$2.50").first).to_be_visible()
+        await page.goto("/batches")
+        await page.locator(f"#row-{batch_id}").get_by_role("link").click()
         await expect(page.locator("#connection")).to_have_text("live")
         await expect(page.locator("h1 + .chip")).to_have_text("completed", timeout=LONG)
         await expect(page.get_by_text("120 succeeded")).to_be_visible()

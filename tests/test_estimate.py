@@ -22,7 +22,7 @@ from batchmill.producer.lines import Conditions, Priced, Request
 from batchmill.producer.pricing import Pricer
 from batchmill.producer.sampling import Measured, Point, measure, spread_over
 from batchmill.routing.health import Tally
-from batchmill.store.batches import newest
+from batchmill.store.batch_index import newest
 from batchmill.store.model import LineState, Result
 from batchmill.store.statistics import SLOT, Counted, answer_tokens, count
 

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
-from batchmill.service.compat.files import open_input, sweep
+from batchmill.service.compat.files import local_copy, sweep
 from batchmill.service.identity import EVERY_SCOPE, Identity
 from batchmill.storage.blobs import MissingBlobError
 from batchmill.store import files, service_keys
@@ -168,20 +168,18 @@ async def test_bytes_whose_file_never_came_to_be_go_after_a_day(redis: Redis, se
     assert not await redis.exists(service_keys.file_ends())
 
 
-async def test_an_input_is_opened_for_its_project_only(redis: Redis, settings: Settings) -> None:
+async def test_a_local_copy_lasts_as_long_as_it_is_used(redis: Redis, settings: Settings) -> None:
     service = service_of(redis, settings)
     async with in_process(redis, settings, tasks=False) as client:
         made = await uploaded(client)
-        async with open_input(service, made["id"], "default") as path:
+        record = await files.get(redis, made["id"])
+        assert record is not None
+        async with local_copy(service, record) as path:
             assert path.read_bytes() == LINES
         assert not path.exists()
-        for file_id, project in ((made["id"], "other"), ("file-none", None)):
-            with pytest.raises(MissingBlobError):
-                async with open_input(service, file_id, project):
-                    pass
-        await service.blobs.delete(f"files/{made['id']}")
+        await service.blobs.delete(record.blob)
         with pytest.raises(MissingBlobError):
-            async with open_input(service, made["id"]):
+            async with local_copy(service, record):
                 pass
         gone = await client.get(f"/v1/files/{made['id']}/content")
         assert error_of(gone)[0] == 404

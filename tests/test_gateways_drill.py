@@ -22,7 +22,7 @@ import pytest
 
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.openrouter.simulator.faults import FaultKind, Faults
-from batchmill.store import batches, service_keys
+from batchmill.store import batch_index, service_keys
 
 from .batch_api_helpers import jsonl
 from .fleet_helpers import Scene, lines, scene
@@ -168,7 +168,7 @@ async def lose_the_answer(at: Scene, url: str, body: bytes) -> None:
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
     async def made() -> bool:
-        return bool((await batches.page(at.store.redis, None, None, 1)).ids)
+        return bool((await batch_index.page(at.store.redis, None, None, 1)).ids)
 
     await wait_until(made, "the batch is made")
     writer.close()

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 
-from .batch_api_helpers import ask
+from .batch_api_helpers import Headers, ask
 from .service_helpers import in_process
 
 FILE = "file-none"
@@ -22,7 +22,7 @@ async def client(redis: Redis, settings: Settings) -> AsyncIterator[httpx.AsyncC
         yield client
 
 
-async def created(client: httpx.AsyncClient, headers: dict[str, str] | None = None, **fields: object) -> str:
+async def created(client: httpx.AsyncClient, headers: Headers | None = None, **fields: object) -> str:
     reply = await ask(client, headers, **({"input_file_id": FILE} | fields))
     assert reply.status_code == 200, reply.text
     return str(reply.json()["id"])
@@ -60,6 +60,12 @@ async def test_a_silent_retry_gets_the_batch_of_the_try_before(client: httpx.Asy
     assert await created(client, {"x-stainless-retry-count": "1"}, metadata={"b": "2", "a": "1"}) == first
     assert await created(client, {"x-stainless-retry-count": "2"}, metadata={"a": "1", "b": "2"}) == first
     assert await created(client, {"x-stainless-retry-count": "1"}) != first
+
+
+@pytest.mark.parametrize("count", ["", "x", "-1", "\xb2"])
+async def test_a_count_that_is_none_is_no_retry(client: httpx.AsyncClient, count: str) -> None:
+    headers = httpx.Headers({b"x-stainless-retry-count": count.encode("latin-1")})
+    assert await created(client, headers) != await created(client, headers)
 
 
 async def test_a_retry_of_what_never_came_creates_the_batch(client: httpx.AsyncClient) -> None:

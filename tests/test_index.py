@@ -2,7 +2,7 @@
 
 from redis.asyncio import Redis
 
-from batchmill.store import batches, keys, purge, service_keys
+from batchmill.store import batch_index, keys, purge, service_keys
 from batchmill.store.staging import Staging, batch_id_at, new_batch_id
 
 from .store_helpers import DAYS, MODEL, UPSTREAM, claim, complete, facts, line
@@ -23,40 +23,42 @@ async def enlist(redis: Redis, batch_id: str, project: str) -> None:
 
 async def test_pages_are_newest_first_and_know_whether_there_is_more(redis: Redis) -> None:
     ids = [await born(redis, number) for number in range(5)]
-    first = await batches.page(redis, None, None, 2)
+    first = await batch_index.page(redis, None, None, 2)
     assert (list(first.ids), first.has_more) == ([ids[4], ids[3]], True)
-    last = await batches.page(redis, None, ids[2], 2)
+    last = await batch_index.page(redis, None, ids[2], 2)
     assert (list(last.ids), last.has_more) == ([ids[1], ids[0]], False)
-    assert (await batches.page(redis, None, ids[0], 2)).ids == ()
-    assert [status.id for status in await batches.newest(redis, 3)] == [ids[4], ids[3], ids[2]]
+    assert (await batch_index.page(redis, None, ids[0], 2)).ids == ()
+    assert [status.id for status in await batch_index.newest(redis, 3)] == [ids[4], ids[3], ids[2]]
 
 
 async def test_a_project_sees_its_own(redis: Redis) -> None:
     mine = [await born(redis, number, "mine") for number in (1, 3)]
     other = await born(redis, 2, "other")
-    assert (await batches.page(redis, "mine", None, 10)).ids == (mine[1], mine[0])
-    assert (await batches.page(redis, "other", None, 10)).ids == (other,)
-    assert (await batches.page(redis, "nobody", None, 10)).ids == ()
-    assert (await batches.page(redis, None, None, 10)).ids == (mine[1], other, mine[0])
-    assert (await batches.page(redis, "mine", other, 10)).ids == (mine[0],), "another's id says no more than its time"
+    assert (await batch_index.page(redis, "mine", None, 10)).ids == (mine[1], mine[0])
+    assert (await batch_index.page(redis, "other", None, 10)).ids == (other,)
+    assert (await batch_index.page(redis, "nobody", None, 10)).ids == ()
+    assert (await batch_index.page(redis, None, None, 10)).ids == (mine[1], other, mine[0])
+    assert (await batch_index.page(redis, "mine", other, 10)).ids == (mine[0],), (
+        "another's id says no more than its time"
+    )
 
 
 async def test_what_comes_or_goes_between_two_pages_changes_no_other(redis: Redis) -> None:
     ids = [await born(redis, number) for number in range(4)]
-    page = await batches.page(redis, None, None, 2)
+    page = await batch_index.page(redis, None, None, 2)
     await born(redis, 9)
     await complete(redis, await claim(redis))
     assert await purge.remove(redis, page.ids[-1])
-    assert (await batches.page(redis, None, page.ids[-1], 2)).ids == (ids[1], ids[0])
+    assert (await batch_index.page(redis, None, page.ids[-1], 2)).ids == (ids[1], ids[0])
 
 
 async def test_an_intake_is_in_it_and_a_line_of_a_chat_is_not(redis: Redis) -> None:
     await born(redis, 1, listed=False)
     await enlist(redis, "batch_000000000002aa", "mine")
     for project in (None, "mine"):
-        assert (await batches.page(redis, project, None, 10)).ids == ("batch_000000000002aa",)
-    assert (await batches.page(redis, "default", None, 10)).ids == ()
-    assert await batches.newest(redis, 10) == []
+        assert (await batch_index.page(redis, project, None, 10)).ids == ("batch_000000000002aa",)
+    assert (await batch_index.page(redis, "default", None, 10)).ids == ()
+    assert await batch_index.newest(redis, 10) == []
 
 
 async def test_what_has_expired_leaves_it_but_not_what_still_is(redis: Redis) -> None:
@@ -67,9 +69,9 @@ async def test_what_has_expired_leaves_it_but_not_what_still_is(redis: Redis) ->
     await redis.execute_command("HSET", service_keys.intake("batch_000000000003aa"), "state", "failed")
     await redis.expire(service_keys.intake("batch_000000000003aa"), 60)
     await redis.delete(keys.batch(gone))
-    await batches.drop_expired(redis, DAYS)
+    await batch_index.drop_expired(redis, DAYS)
     for project in (None, "mine"):
-        assert (await batches.page(redis, project, None, 10)).ids == (new, "batch_000000000003aa", kept)
+        assert (await batch_index.page(redis, project, None, 10)).ids == (new, "batch_000000000003aa", kept)
 
 
 def test_ids_sort_by_time_of_birth() -> None:

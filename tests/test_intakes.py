@@ -11,6 +11,9 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings
 from batchmill.producer import intake as lines_in
 from batchmill.service import intake_task
+from batchmill.service.access.queued import check_queue, queued_lines
+from batchmill.service.identity import Identity
+from batchmill.service.problems import ApiError
 from batchmill.storage.blobs import StorageError
 from batchmill.store import batches, intakes, service_keys
 from batchmill.store.errors import StoreError
@@ -33,7 +36,7 @@ async def made(redis: Redis, name: intakes.Name | None = None, **fields: Any) ->
     batch_id = new_batch_id()
     seconds, _ = await redis.execute_command("TIME")
     asked = Asked(
-        handed=Handed(input_file_id="file-1", created_at=int(seconds)),
+        handed=fields.pop("handed", Handed(input_file_id="file-1", created_at=int(seconds))),
         expires_at=int(seconds) + 86_400,
         project="default",
         **fields,
@@ -318,3 +321,25 @@ async def test_what_cannot_be_read_keeps_no_other_waiting(redis: Redis, settings
         finally:
             taking.cancel()
             await asyncio.gather(taking, return_exceptions=True)
+
+
+async def test_lines_that_are_being_looked_at_count_as_queued_for_whoever_comes_later(
+    redis: Redis, settings: Settings
+) -> None:
+    mine = Identity(project="default", scopes=frozenset(), key_id="mine", max_queued_lines=10)
+    service = service_of(redis, settings)
+    handed = Handed(input_file_id="file-1", created_at=1, key_id="mine")
+    first, second = [await made(redis, handed=handed) for _ in range(2)]
+    assert await queued_lines(redis, UPSTREAM, "mine") == 0  # nobody has counted them
+    for batch_id, lines in ((first, 7), (second, 3)):
+        assert await intakes.hold(redis, UPSTREAM, batch_id, "run")
+        holder = await holder_of(redis, batch_id, "run")
+        assert await holder.note_lines("mine", lines) is IntakeState.VALIDATING
+    assert await queued_lines(redis, UPSTREAM, "mine") == 10
+    assert await queued_lines(redis, UPSTREAM, "mine", before=second) == 7
+    assert await queued_lines(redis, UPSTREAM, "mine", before=first) == 0
+    assert await queued_lines(redis, UPSTREAM, "another") == 0
+    with pytest.raises(ApiError, match="10 are"):
+        await check_queue(service, mine, 1)
+    await cancel(redis, first)
+    await check_queue(service, mine, 7)

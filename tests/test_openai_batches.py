@@ -451,6 +451,14 @@ async def test_what_is_validating_can_be_cancelled(redis: Redis, settings: Setti
         assert (await get(client, batch["id"]))["status"] == "cancelled"
 
 
+async def test_what_is_validating_has_no_lines_yet(redis: Redis, settings: Settings) -> None:
+    async with in_process(redis, settings, tasks=False) as client:
+        batch = await create(client, await upload(client, jsonl([line(0)])))
+        path = f"/v1/batches/{batch['id']}/lines"
+        assert (await client.get(path)).json() == {"data": [], "has_more": False, "next": None}
+        assert "No line found" in error_of(await client.get(f"{path}/line-0"), 404)["message"]
+
+
 async def test_pages_are_complete_and_stable(client: httpx.AsyncClient) -> None:
     made = [(await create(client, "file-none"))["id"] for _ in range(5)]
     first = (await client.get("/v1/batches", params={"limit": 2})).json()
@@ -530,12 +538,4 @@ async def test_what_only_we_know(client: httpx.AsyncClient) -> None:
     assert batch["x_blocked_on"].startswith("no worker")
     assert batch["x_counts"]["pending"] == 1
     assert batch["x_eta"] is None
-    assert batch["x_cost"] == {"spent_usd": 0, "held_usd": None, "cap_usd": None, "estimate_usd": None}
-
-
-async def test_what_is_no_batch_yet_has_no_lines_and_is_no_error(redis: Redis, settings: Settings) -> None:
-    async with in_process(redis, settings, tasks=False) as client:
-        batch = await create(client, await upload(client, jsonl([line(0)])))
-        page = await client.get(f"/v1/batches/{batch['id']}/lines")
-        assert (page.status_code, page.json()) == (200, {"data": [], "has_more": False, "next": None})
-        assert (await client.get(f"/v1/batches/{batch['id']}/lines/line-0")).status_code == 404
+    assert batch["x_cost"] == {"spent_usd": 0, "held_usd": 0, "cap_usd": None, "estimate_usd": None}

@@ -63,9 +63,17 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_status_is_told_in_words() -> None:
     for methods in DOCUMENT["paths"].values():
         for told in methods.values():
-            assert {"401", "403", "429", "500", "503"} <= set(told["responses"])
+            assert {"401", "403", "429", "431", "500", "503"} <= set(told["responses"])
             for status, response in told["responses"].items():
                 assert response["description"] not in ("", "An error."), (told["operationId"], status)
+
+
+def test_a_part_of_a_file_is_told_as_such() -> None:
+    told = DOCUMENT["paths"]["/v1/files/{file_id}/content"]["get"]
+    assert {"200", "206", "304", "404", "416"} <= set(told["responses"])
+    assert told["responses"]["206"]["content"] == told["responses"]["200"]["content"]
+    assert "content" not in told["responses"]["304"]
+    assert {"Range", "If-Range", "If-None-Match"} <= {each["name"] for each in told["parameters"]}
 
 
 def test_money_is_a_number() -> None:

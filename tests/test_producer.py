@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from batchmill.config.settings import Settings
 from batchmill.openrouter.outcomes import Usage
 from batchmill.producer import Batch, InputError, Producer, buffers, intake
-from batchmill.store import batches, keys, lanes
+from batchmill.store import batch_index, batches, keys, lanes
 from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError, UnknownBatchError
 from batchmill.store.model import Attempt, BatchState, Line, LineState, Result
@@ -357,7 +357,7 @@ async def test_two_hundred_megabytes_are_enqueued_in_less_memory_than_that(
     command = [sys.executable, "-c", SUBMIT, str(path), server.url]
     done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, cwd=tmp_path)
     assert int(done.stdout) < 200 * 1024
-    (status,) = await batches.newest(real_redis, 1)
+    (status,) = await batch_index.newest(real_redis, 1)
     assert status.total == count
     assert Counter(status.models.values()) == {count // 40: 40}
     assert await real_redis.zcard(keys.lane(status.upstream, "a/model-0")) > 0

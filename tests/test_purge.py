@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import load
 from batchmill.spend.ledger import UsageRecord
-from batchmill.store import batches, intakes, keys, ledger, purge, usage_log
+from batchmill.store import batch_index, batches, intakes, keys, ledger, purge, usage_log
 from batchmill.store.connection import connect
 from batchmill.store.errors import StoreError
 from batchmill.store.handed import Handed
@@ -98,7 +98,7 @@ async def test_an_ended_batch_goes_whole_and_its_budget_stays(redis: Redis) -> N
     assert await purge.remove(redis, batch_id)
     assert [key for key in await redis.keys("*") if batch_id.encode() in key] == [budget.encode()]
     assert await redis.execute_command("HGET", budget, "spent") == b"5"
-    assert [batch.id for batch in await batches.newest(redis, 9)] == [other]
+    assert [batch.id for batch in await batch_index.newest(redis, 9)] == [other]
     assert await batches.by_content(redis, "one") is None
     assert await purge.find(redis, Whose(project="p")) == []
     assert not await purge.remove(redis, batch_id)
@@ -124,7 +124,7 @@ async def test_batches_over_http_that_never_ran_go_too(redis: Redis) -> None:
     assert found is not None
     await Holder(redis, UPSTREAM, found, "run", retention_days=DAYS).fail((Fault("empty_file", "It is empty."),))
     assert await purge.remove_intakes(redis, UPSTREAM, Whose(project="p"), DAYS) == 2
-    assert (await batches.page(redis, None, None, 9)).ids == (other,)
+    assert (await batch_index.page(redis, None, None, 9)).ids == (other,)
     left = [key.decode() for key in await redis.keys("*")]
     assert not [key for key in left if waiting in key or failed in key]
     assert await intakes.take(redis, UPSTREAM, "run") == other

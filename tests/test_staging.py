@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError  # noqa: A004 - redis's own name
 
-from batchmill.store import batches, keys, lanes, staging
+from batchmill.store import batch_index, batches, keys, lanes, staging
 from batchmill.store.errors import StoreError
 from batchmill.store.lanes import Ending
 from batchmill.store.model import BatchState, LineState
@@ -50,7 +50,7 @@ async def test_what_is_staged_is_invisible_and_goes_by_itself(redis: Redis) -> N
     for name in found:
         assert 0 < await redis.ttl(name) <= 3600
     assert not await batches.exists(redis, handover.batch_id)
-    assert await batches.newest(redis, 10) == []
+    assert await batch_index.newest(redis, 10) == []
 
 
 async def test_a_released_batch_is_there_as_a_whole(redis: Redis) -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
-from batchmill.store import batches, endings, keys, ledger, pauses, suspects
+from batchmill.store import batch_index, batches, endings, keys, ledger, pauses, suspects
 from batchmill.store.clock import now_ms
 from batchmill.store.connection import outlive
 from batchmill.store.staging import requeue_lost
@@ -131,7 +131,7 @@ class Maintenance:
                 lost = await requeue_lost(self._redis, upstream, batch_id, retention_days=retention)
                 if lost:
                     log.warning("shards.requeued", batch=batch_id, shards=len(lost))
-        await batches.drop_expired(self._redis, retention)
+        await batch_index.drop_expired(self._redis, retention)
         spend = self._settings.spend
         await ledger.trim(self._redis, upstream, keep_records=spend.keep_records, keep_days=spend.keep_days)
         await self._drop_rollups(upstream, spend.rollup_days)

@@ -15,6 +15,7 @@ import socket
 import time
 
 import structlog
+from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
 from batchmill.openrouter.client import Upstream
@@ -93,19 +94,9 @@ class WorkerProcess:
             observe=self._saw,
             outlook=self._outlook,
         )
-        cache = settings.cache
+        answers = _answers(self._redis, settings)
         self._answers = AnswerDesk(
-            Answers(
-                self._redis,
-                settings.upstream_name,
-                lease=round(worker.lease * 1000),
-                life=max(1, round(cache.ttl * 1000)),
-                most=cache.max_answers,
-            ),
-            self._dispatcher,
-            cache,
-            lease=worker.lease,
-            on_blocked=self._blocked,
+            answers, self._dispatcher, settings.cache, lease=worker.lease, on_blocked=self._blocked
         )
         self._dispatcher.on_landed = self._landed_call
         self._dispatcher.on_begun, self._dispatcher.on_refused = self._meter.begun, self._meter.refused
@@ -272,3 +263,9 @@ class WorkerProcess:
             if self._server is not None:
                 await asyncio.to_thread(self._server.ensure_running)
             await asyncio.sleep(_ORPHAN_CHECK)
+
+
+def _answers(redis: Redis, settings: Settings) -> Answers:
+    cache = settings.cache
+    lease, life = round(settings.worker.lease * 1000), max(1, round(cache.ttl * 1000))
+    return Answers(redis, settings.upstream_name, lease=lease, life=life, most=cache.max_answers)

@@ -14,13 +14,14 @@ from batchmill.config.alerting import Webhook
 from batchmill.config.credentials import find_webhook_secret
 from batchmill.config.errors import ConfigError
 from batchmill.config.settings import Settings, variables
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import usd_if_known
 from batchmill.store import alerts, deliveries, keys, policy
 from batchmill.store.alerts import Raised
 from batchmill.store.clock import now_ms
 from batchmill.store.deliveries import Delivery
 from batchmill.store.errors import StoreError
-from batchmill.webhooks.message import LEASE, TIMEOUT, Tried, failed, pause_after, post, signed
+from batchmill.webhooks.message import LEASE, TIMEOUT, Tried, failed, post, signed
+from batchmill.webhooks.settling import settle
 
 log = structlog.get_logger()
 
@@ -67,19 +68,7 @@ class Webhooks:
             await self._outbox.drop(delivery)
             return
         tried = await self._post(client, hook, raised)
-        pause = pause_after(tried, delivery.failed)
-        if tried.trouble is None:
-            await self._outbox.drop(delivery)
-            log.info("webhook.told", webhook=hook.name, alert=raised.id)
-        elif pause is None:
-            await self._outbox.drop(delivery)
-            tries = delivery.failed + 1
-            log.error("webhook.given_up", webhook=hook.name, alert=raised.id, error=tried.trouble, tries=tries)
-        else:
-            await self._outbox.put_off(delivery, pause)
-            log.warning(
-                "webhook.failed", webhook=hook.name, alert=raised.id, error=tried.trouble, again_in=round(pause)
-            )
+        await settle(self._outbox, delivery, tried, "webhook", webhook=hook.name, alert=raised.id)
 
     async def _post(self, client: httpx.AsyncClient, hook: Webhook, raised: Raised) -> Tried:
         try:
@@ -100,8 +89,8 @@ def payload(raised: Raised) -> bytes:
         "subject": alert.subject,
         "period": alert.period,
         "text": alert.text,
-        "amount_usd": None if alert.amount is None else to_usd(alert.amount),
-        "limit_usd": None if alert.limit is None else to_usd(alert.limit),
+        "amount_usd": usd_if_known(alert.amount),
+        "limit_usd": usd_if_known(alert.limit),
         "count": alert.count,
     }
     timestamp = datetime.fromtimestamp(raised.at / _MS, UTC)

@@ -10,10 +10,7 @@ from batchmill.service.access.origin import host_in
 from batchmill.service.endpoints import failed
 from batchmill.service.problems import ApiError
 
-_PAGE = (
-    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
+_PAGE = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 _DATA = "default-src 'none'; frame-ancestors 'none'"
 _ALWAYS = {
     "x-content-type-options": "nosniff",

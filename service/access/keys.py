@@ -35,7 +35,7 @@ async def create_key(call: Call[None, KeyRequest]) -> NewKeyObject:
     if own is not None and own.id in await key_budgets.every(redis, upstream):
         raise problems.forbidden("A key with a budget of its own can't make keys.")
     wanted = _within(_wanted(call.body, identity), own, now, service.settings.service.requests_per_minute)
-    made = await api_keys.create(redis, upstream, wanted, _who(identity))
+    made = await api_keys.create(redis, upstream, wanted, identity.who)
     budgets = await key_budgets.every(redis, upstream)
     told = msgspec.structs.asdict(_object(made.key, budgets.get(made.key.id), None, now))
     return NewKeyObject(**told, key=made.text)
@@ -61,7 +61,7 @@ async def revoke_key(call: Call[None, None]) -> DeletedKey:
     key = await api_keys.by_id(redis, upstream, key_id)
     if key is None or not _sees(call.identity, key):
         raise problems.not_found(f"No API key found with id '{key_id}'.")
-    await api_keys.revoke(redis, upstream, key_id, _who(call.identity))
+    await api_keys.revoke(redis, upstream, key_id, call.identity.who)
     return DeletedKey(id=key_id)
 
 
@@ -160,7 +160,3 @@ def _object(key: ApiKey, budget: KeyBudget | None, used: int | None, now: int) -
         max_queued_lines=key.max_queued_lines,
         budget=None if budget is None else KeyBudgetObject(budget.limit_usd, budget.window),
     )
-
-
-def _who(identity: Identity) -> str:
-    return f"key:{identity.key_name}" if identity.key_name else "somebody on this machine"

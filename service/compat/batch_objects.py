@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import to_usd, usd_if_known
 from batchmill.service.compat.ids import error_file_id, output_file_id
 from batchmill.store.handed import Handed
 from batchmill.store.intakes import Fault, Intake, IntakeState
@@ -177,7 +177,7 @@ def of_intake(intake: Intake) -> BatchObject:
         cancelling_at=intake.cancelling_at,
         cancelled_at=intake.cancelled_at,
         metadata=handed.metadata,
-        x_cost=Cost(cap_usd=_usd(asked.max_cost)),
+        x_cost=Cost(cap_usd=usd_if_known(asked.max_cost)),
         x_blocked_on=None if intake.state.terminal else intake.trouble,
         x_project=asked.project,
         x_priority=asked.priority,
@@ -212,7 +212,9 @@ def of_batch(status: BatchStatus, money: Money, now: float) -> BatchObject:
         request_counts=RequestCounts(status.total, status.succeeded, status.failed),
         usage=_usage(status),
         metadata=handed.metadata,
-        x_cost=Cost(to_usd(status.cost), _usd(money.held), _usd(money.cap), _usd(money.estimate)),
+        x_cost=Cost(
+            to_usd(status.cost), usd_if_known(money.held), usd_if_known(money.cap), usd_if_known(money.estimate)
+        ),
         x_eta=eta(status, now),
         x_blocked_on=status.blocked_on,
         x_counts=_counts(status),
@@ -285,7 +287,3 @@ def _counts(status: BatchStatus) -> Counts:
         status.expired,
         status.cached,
     )
-
-
-def _usd(nano: int | None) -> Decimal | None:
-    return None if nano is None else to_usd(nano)

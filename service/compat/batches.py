@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import structlog
 
-from batchmill.producer import ending
+from batchmill.producer import retrying
 from batchmill.producer.intake import Birth
 from batchmill.service import idempotency, problems
 from batchmill.service.access.queued import check_queue
@@ -17,7 +17,7 @@ from batchmill.service.compat.creation import CreateBatch, asked_of
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.operations import Call, Operation
-from batchmill.store import batches, endings, files, intakes, keys
+from batchmill.store import batch_index, batches, endings, files, intakes, keys, presence
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.handed import window_seconds
@@ -80,7 +80,7 @@ async def list_batches(call: Call[ListBatches, None]) -> BatchList:
     found: list[BatchObject] = []
     after, more = call.query.after or None, True
     while more and len(found) <= limit:  # one more than asked for says whether there are more
-        page = await batches.page(call.service.redis, call.identity.project, after, limit + 1 - len(found))
+        page = await batch_index.page(call.service.redis, call.identity.project, after, limit + 1 - len(found))
         found += await _objects(call.service, page.ids)
         more, after = page.has_more, page.ids[-1] if page.ids else after
     data = tuple(found[:limit])
@@ -121,11 +121,11 @@ async def retry_batch(call: Call[None, None]) -> BatchObject:
         raise _over("retry", batch_objects.of_intake(found).status)
     if not found.state.terminal:
         raise _over("retry", batch_objects.shown_status(found))
-    if await ending.retried(service.redis, batch_id) is None:
+    if await retrying.retried(service.redis, batch_id) is None:
         await check_queue(service, call.identity, found.failed + found.expired)
     birth = await _birth_again(service, call.identity, found)
     key = call.identity.key_id
-    new_id, _ = await ending.retry(service.redis, batch_id, service.settings, birth=birth, key=key)
+    new_id, _ = await retrying.retry(service.redis, batch_id, service.settings, birth=birth, key=key)
     return await shown(service, call.identity, new_id)
 
 
@@ -134,7 +134,7 @@ async def list_batch_errors(call: Call[None, None]) -> Causes:
     found = await find(call.service, call.identity, call.path("batch_id"))
     if isinstance(found, Intake):
         return causes_of_intake(found)
-    return await causes_of_batch(call.service.redis, found.id)
+    return await causes_of_batch(call.service, found)
 
 
 async def find(service: Service, identity: Identity, batch_id: str) -> Found:
@@ -181,12 +181,26 @@ async def _objects(service: Service, ids: tuple[str, ...]) -> list[BatchObject]:
 
 async def _money(service: Service, status: BatchStatus) -> Money:
     if status.max_cost is None:
-        return Money(estimate=status.estimate)
+        return Money(await _held(service, status), estimate=status.estimate)
     if status.state.terminal:
         return Money(0, status.max_cost, status.estimate)
     name = keys.batch_budget(status.upstream, status.id)
     held, limit = await service.redis.execute_command("HMGET", name, "held", "limit")
     return Money(int(held or 0), int(limit or status.max_cost), status.estimate)
+
+
+async def _held(service: Service, status: BatchStatus) -> int | None:
+    """Return what is held for a batch without a budget of its own; None when it is over.
+
+    The holds of all workers are read for that: once a second for all batches that anybody looks at, and only then.
+    """
+    if status.state.terminal:
+        return None
+    if not status.running:
+        return 0
+    name, upstream = ("held", status.upstream), status.upstream
+    held = await service.moments.get(name, lambda: presence.held_by_batch(service.redis, upstream))
+    return held.get(status.id, 0)
 
 
 async def _check_file(service: Service, identity: Identity, file_id: str) -> None:
@@ -241,6 +255,7 @@ OPERATIONS = (
         scope=Scope.SUBMIT,
         body=CreateBatch,
         answer=BatchObject,
+        headers={"Idempotency-Key": "The same body under the same key is the first batch; another one is 400."},
     ),
     Operation(
         method="GET",

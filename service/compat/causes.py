@@ -1,17 +1,20 @@
 """Why lines of a batch failed, grouped: the same code and message are one cause."""
 
+import asyncio
 from typing import Literal
 
 import msgspec
 from redis.asyncio import Redis
 
+from batchmill.openrouter.errors import read_error
+from batchmill.service.context import Service
 from batchmill.store import records
 from batchmill.store.intakes import Intake
-from batchmill.store.model import LineState, Result
+from batchmill.store.model import BatchStatus, LineState, Result
 
 _MOST_CAUSES = 100
 _EXAMPLES = 5
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+_MOST_READERS = 64  # batches; a few kilobytes each
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -34,17 +37,6 @@ class Causes(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-class _Detail(msgspec.Struct):
-    message: str | None = None
-    code: str | int | None = None
-    type: str | None = None
-
-
-class _Body(msgspec.Struct):
-    error: _Detail | str | None = None
-
-
-_decode = msgspec.json.Decoder(_Body).decode
 _Key = tuple[str | None, str, int | None]
 
 
@@ -54,9 +46,15 @@ class _Tally:
     def __init__(self) -> None:
         self._counts: dict[_Key, int] = {}
         self._examples: dict[_Key, list[str]] = {}
-        self._other = 0
+        self._other = self._failed = 0
+
+    @property
+    def failed(self) -> int:
+        """How many lines were counted."""
+        return self._failed
 
     def add(self, key: _Key, custom_id: str) -> None:
+        self._failed += 1
         if key not in self._counts and len(self._counts) >= _MOST_CAUSES:
             self._other += 1
             return
@@ -70,16 +68,54 @@ class _Tally:
             Cause(key[1], key[0], count, key[2], tuple(self._examples[key])) for key, count in self._counts.items()
         ]
         found.sort(key=lambda cause: -cause.count)
-        return Causes(tuple(found), sum(self._counts.values()) + self._other, self._other)
+        return Causes(tuple(found), self._failed, self._other)
 
 
-async def causes_of_batch(redis: Redis, batch_id: str) -> Causes:
-    """Return the causes of the lines that failed until now."""
-    tally = _Tally()
-    async for entry in records.follow(redis, batch_id, wait=False):
-        if entry.result is not None and entry.result.state is LineState.FAILED:
-            tally.add(_cause_of(entry.result), entry.result.custom_id)
-    return tally.causes()
+class _Reader:
+    """The causes of one batch, as far as its results were read; none is read twice."""
+
+    def __init__(self) -> None:
+        self._tally = _Tally()
+        self._cursor = records.START
+        self._alone = asyncio.Lock()
+
+    async def causes(self, redis: Redis, status: BatchStatus) -> Causes:
+        """Return them, as of a moment at which the batch had this status."""
+        async with self._alone:
+            if self._tally.failed < status.failed:
+                await self._read(redis, status)
+            return self._tally.causes()
+
+    async def _read(self, redis: Redis, status: BatchStatus) -> None:
+        async for entry in records.follow(redis, status.id, self._cursor, wait=False):
+            if entry.result is None:
+                return
+            self._cursor = entry.cursor
+            if entry.result.state is LineState.FAILED:
+                cause = (*why_failed(entry.result), entry.result.status_code)
+                self._tally.add(cause, entry.result.custom_id)
+                if self._tally.failed == status.failed:
+                    return  # what follows succeeded, or came since
+
+
+class Readers:
+    """What one gateway has read of the results of batches whose causes were asked for lately."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, _Reader] = {}
+
+    async def causes(self, redis: Redis, status: BatchStatus) -> Causes:
+        """Return the causes of the lines that failed until now."""
+        reader = self._readers.pop(status.id, None) or _Reader()
+        self._readers[status.id] = reader  # the newest last
+        if len(self._readers) > _MOST_READERS:
+            del self._readers[next(iter(self._readers))]
+        return await reader.causes(redis, status)
+
+
+async def causes_of_batch(service: Service, status: BatchStatus) -> Causes:
+    """Return the causes of the lines that failed until now: this gateway reads each result once, however many ask."""
+    return await service.moments.keep("causes", Readers).causes(service.redis, status)
 
 
 def causes_of_intake(intake: Intake) -> Causes:
@@ -95,14 +131,12 @@ def causes_of_intake(intake: Intake) -> Causes:
     return Causes(tuple(causes), sum(cause.count for cause in causes))
 
 
-def _cause_of(result: Result) -> _Key:
-    if result.response is None:
-        return result.error_code, result.error_message or "", None
-    try:
-        error = _decode(result.response).error
-    except _UNREADABLE:
-        return None, f"The upstream answered {result.status_code} with something unreadable.", result.status_code
-    if isinstance(error, _Detail):
-        code = error.code if error.code is not None else error.type
-        return None if code is None else str(code), error.message or "", result.status_code
-    return None, error or f"The upstream answered {result.status_code}.", result.status_code
+def why_failed(result: Result) -> tuple[str | None, str]:
+    """Return the code and the message of a line that failed: ours, else what the upstream's answer says."""
+    code, message = result.error_code, result.error_message
+    if message is not None or result.response is None:
+        return code, message or ""
+    said = read_error(result.response)
+    if said is None:
+        return code, f"The upstream answered {result.status_code} with something unreadable."
+    return code or said.kind, said.message or f"The upstream answered {result.status_code}."

@@ -5,15 +5,14 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from redis.asyncio import Redis
 from starlette.responses import Response, StreamingResponse
 
 from batchmill.producer import Batch
 from batchmill.producer.errors import InputError
 from batchmill.producer.intake import Birth
 from batchmill.producer.live import Ended, Event
-from batchmill.service.access.queued import check_queue
 from batchmill.service.bodies import read_body
+from batchmill.service.compat.chat_again import Claim, VoidError, claimed
 from batchmill.service.compat.chat_answers import PASSED_ON, answer_of, failure_of, header_text, headers_of, refusal_of
 from batchmill.service.compat.chat_relay import DONE, BrokenError, Relay
 from batchmill.service.compat.chat_request import ChatCompletion, ChatRequest, line_of, read_chat
@@ -25,7 +24,6 @@ from batchmill.service.problems import ApiError, error_object
 from batchmill.store import chats
 from batchmill.store.clock import now_ms
 from batchmill.store.model import Priority, Result
-from batchmill.store.staging import new_batch_id
 
 SOURCE = "chat"
 """What the source of such a batch says."""
@@ -44,37 +42,56 @@ async def create_chat_completion(call: Call[None, None]) -> Response:
     It waits for its turn, its limits and its budgets like any line, with high priority unless it says otherwise. What
     has not begun within `chat_timeout`, or within the seconds of the header `x-wait`, is cancelled: 402 when a budget
     has no room, 429 for a limit, else 503 or 504; `x-blocked-on` says why. A client that goes away cancels it.
+    The same request again, by its `Idempotency-Key` or as a client's retry, gets the answer of the first.
     Headers: `x-batch-id`, and for a whole answer `x-cost-usd`, `x-cached`, `x-attempts`, `x-model`.
     """
     limits = call.service.settings.service
     patience = patience_of(call)
-    asked, body = read_chat(await read_body(call.request, limits.max_body_bytes, limits.body_timeout))
-    await check_queue(call.service, call.identity, 1)
-    batch = await _hand_over(call, asked, body, patience)
+    said = await read_body(call.request, limits.max_body_bytes, limits.body_timeout)
+    asked, body = read_chat(said)
+    claim = await claimed(call, said, patience)
+    while True:
+        try:
+            return await _answered(call, asked, body, claim, patience)
+        except VoidError:
+            claim = await claim.anew(call)
+
+
+async def _answered(call: Call[None, None], asked: ChatRequest, body: bytes, claim: Claim, patience: float) -> Response:
+    """Answer by the batch of a claim, which may be under way already. Raises VoidError when it came to nothing."""
+    await chats.enter(call.service.redis, claim.batch_id, call.request.state.request_id)
+    if claim.again and await claim.is_there(call.service.redis):
+        batch = await call.service.producer.batch(claim.batch_id)
+    else:
+        batch = await _hand_over(call, asked, body, claim, patience)
     wait = Wait(call, batch, patience)
     if asked.stream:
-        return await _streamed(call, batch, wait, asked)
+        return await _streamed(call, batch, wait, asked, claim)
     try:
-        return answer_of(batch.id, await wait.for_(_only_result(batch)))
+        result = await wait.for_(_only_result(batch))
+        claim.check(result)
+        return answer_of(batch.id, result)
     finally:
         await chats.let_expire(call.service.redis, batch.id)
 
 
-async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes, patience: float) -> Batch:
+async def _hand_over(call: Call[None, None], asked: ChatRequest, body: bytes, claim: Claim, patience: float) -> Batch:
+    """Hand the line over; a batch of that id that is there already is the one. Raises ApiError."""
     now = await now_ms(call.service.redis) // _SECOND_MS
     late = now + math.ceil(patience) + _SLACK  # should this gateway die, nobody waits for the answer any more
     try:
         return await call.service.producer.submit(
-            [line_of(call.request.state.request_id, body, live=bool(asked.stream))],
+            [line_of(claim.batch_id, body, live=bool(asked.stream))],
             name=SOURCE,
             max_cost=asked.max_cost_usd,
             priority=asked.priority or Priority.HIGH,
             project=call.identity.home,
             cache=asked.cache,
             key=call.identity.key_id,
-            birth=Birth(batch_id=new_batch_id(), expires_at=late, listed=False),
+            birth=Birth(batch_id=claim.batch_id, expires_at=late, listed=False),
         )
     except InputError as error:
+        await claim.drop(call.service.redis)
         raise refusal_of(error) from error
 
 
@@ -84,15 +101,16 @@ async def _only_result(batch: Batch) -> Result:
     raise ApiError(503, "The completion is gone.", kind="server_error", headers=headers_of(batch.id))
 
 
-async def _streamed(call: Call[None, None], batch: Batch, wait: Wait, asked: ChatRequest) -> Response:
+async def _streamed(call: Call[None, None], batch: Batch, wait: Wait, asked: ChatRequest, claim: Claim) -> Response:
     """Answer once the first chunk is there, or the end: until then an error can still be a status."""
-    events = batch.stream(call.request.state.request_id)
+    events = batch.stream(batch.id)
     relay = Relay(include_usage=asked.include_usage)
     first: list[bytes] = []
     try:
         while not first:
             event = await wait.for_(anext(events))
             if isinstance(event, Ended):
+                claim.check(event.result)
                 return _at_once(batch, event, relay)
             first = relay.take(event)
     except BrokenError as error:
@@ -102,11 +120,12 @@ async def _streamed(call: Call[None, None], batch: Batch, wait: Wait, asked: Cha
             await events.aclose()
             await chats.let_expire(call.service.redis, batch.id)
     headers = {**headers_of(batch.id), **_UNBUFFERED}
-    return StreamingResponse(_chunks(call.service.redis, batch, relay, first, events), headers=headers, media_type=_SSE)
+    chunks = _chunks(call, batch, relay, first, events)
+    return StreamingResponse(chunks, headers=headers, media_type=_SSE)
 
 
 async def _chunks(
-    redis: Redis, batch: Batch, relay: Relay, first: list[bytes], events: AsyncGenerator[Event, None]
+    call: Call[None, None], batch: Batch, relay: Relay, first: list[bytes], events: AsyncGenerator[Event, None]
 ) -> AsyncGenerator[bytes, None]:
     """Yield the rest of a stream; whoever stops listening has the batch cancelled."""
     over = False
@@ -124,7 +143,7 @@ async def _chunks(
     except BrokenError:
         yield _event(_error(_broken(batch)))
     finally:
-        end_soon(redis, batch, cancel=not over)
+        end_soon(call.service.redis, batch, call.request.state.request_id, cancel=not over)
 
 
 async def _or_silence(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event | None, None]:

@@ -1,8 +1,10 @@
 """How long a chat completion waits to begin, and who still wants it.
 
 handed over ──► in the air ──► its result                     however long it takes
-     ├─ the client is gone ──────────► cancelled
+     ├─ the client is gone ──────────► cancelled, unless it tries again within a moment
      └─ not begun within its patience ► cancelled, and the error says what it waited for
+
+Several requests may wait for one completion: the first, and retries of it. Only the last that leaves cancels.
 """
 
 import asyncio
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 _LOOK = 1.0  # seconds between two looks at whether it goes on
 _LEAST = 2.0  # seconds; sooner, a line that is on its way would pass for one that waits
+_RETRY = 3.0  # seconds in which a client whose connection broke has tried again
 _ending: set[asyncio.Task[None]] = set()
 
 
@@ -53,6 +56,8 @@ class Wait:
 
     def __init__(self, call: Call[None, None], batch: Batch, patience: float) -> None:
         self._request = call.request
+        self._redis = call.service.redis
+        self._gone = 0.0  # since when the client is
         self._batch = batch
         self._began = time.monotonic()
         self._patience = max(patience, _LEAST)
@@ -72,7 +77,11 @@ class Wait:
 
     async def _look(self) -> None:
         if await self._request.is_disconnected():
-            await self._batch.cancel()
+            self._gone = self._gone or time.monotonic()
+            if time.monotonic() - self._gone < _RETRY:
+                return
+            if await self._leave():
+                await self._batch.cancel()
             raise ApiError(408, "The client went away.", headers=headers_of(self._batch.id))
         waited = time.monotonic() - self._began
         if waited < self._patience:
@@ -80,16 +89,19 @@ class Wait:
         status = await self._batch.status()
         if status.running or status.state.terminal:
             return
-        if await self._batch.cancel() is not BatchState.COMPLETED:
+        if not await self._leave() or await self._batch.cancel() is not BatchState.COMPLETED:
             raise blocked(status, waited)
 
+    async def _leave(self) -> bool:
+        return await chats.leave(self._redis, self._batch.id, self._request.state.request_id)
 
-def end_soon(redis: Redis, batch: Batch, *, cancel: bool) -> None:
-    """Let a batch go, cancelled if nobody wants its answer any more; for whoever is being cancelled itself."""
+
+def end_soon(redis: Redis, batch: Batch, request: str, *, cancel: bool) -> None:
+    """Let a batch go, cancelled if no other request wants its answer; for whoever is being cancelled itself."""
 
     async def end() -> None:
         try:
-            if cancel:
+            if cancel and await chats.leave(redis, batch.id, request):
                 await batch.cancel()
             await chats.let_expire(redis, batch.id)
         except BatchmillError as error:

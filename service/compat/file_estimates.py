@@ -6,13 +6,14 @@ from decimal import Decimal
 import msgspec
 
 from batchmill.config.strategy import Strategy
-from batchmill.openrouter.money import to_usd
+from batchmill.config.windows import OF_BATCH
+from batchmill.openrouter.money import usd_if_known
 from batchmill.producer.errors import PricesUnknownError
 from batchmill.producer.estimate import BudgetEstimate, Estimate, ModelEstimate
 from batchmill.producer.intake import describe
 from batchmill.service import problems
 from batchmill.service.compat.contents import no_such
-from batchmill.service.compat.files import file_for, open_input
+from batchmill.service.compat.files import file_for, local_copy
 from batchmill.service.identity import Scope
 from batchmill.service.operations import Call, Operation
 from batchmill.storage.blobs import MissingBlobError
@@ -88,7 +89,7 @@ async def estimate_file(call: Call[Conditions, None]) -> FileEstimate:
         raise problems.conflict(f"Cannot estimate '{file_id}': its batch is not over.")
     turn = service.moments.keep("estimates", lambda: asyncio.Semaphore(_AT_ONCE))
     try:
-        async with turn, open_input(service, file_id, record.project) as path:
+        async with turn, local_copy(service, record) as path:
             found = await service.producer.estimate(
                 path,
                 name=record.filename,
@@ -110,8 +111,8 @@ def _shown(file_id: str, found: Estimate, own: str | None) -> FileEstimate:
         lines=found.lines,
         bad_lines=found.bad_count,
         errors=[describe(bad) for bad in found.bad],
-        likely_cost_usd=_usd(found.likely),
-        max_cost_usd=_usd(found.worst),
+        likely_cost_usd=usd_if_known(found.likely),
+        max_cost_usd=usd_if_known(found.worst),
         lines_that_fit=found.fits,
         seconds=round(found.finish.seconds, 1) if found.finish else None,
         seconds_because=found.finish.because if found.finish else None,
@@ -128,35 +129,31 @@ def _model(each: ModelEstimate) -> ModelCost:
         prompt_tokens=each.prompt_tokens,
         completion_tokens=each.completion_tokens,
         answers_observed=each.observed,
-        likely_cost_usd=_usd(each.likely),
-        max_cost_usd=_usd(each.worst),
+        likely_cost_usd=usd_if_known(each.likely),
+        max_cost_usd=usd_if_known(each.worst),
     )
 
 
 def _budget(each: BudgetEstimate, own: str | None) -> BudgetRoom:
     """Return a budget as a project may see it: `own` is whose key asks, None for who sees everything."""
-    capped = each.window == "batch"
+    capped = each.window == OF_BATCH
     told = capped or own is None or each.project == own
     return BudgetRoom(
         name="max_cost" if capped else each.name,
         window=each.window,
         lines=each.lines,
         lines_stopped=each.stopped,
-        limit_usd=_usd(each.limit) if told else None,
-        free_usd=_usd(each.free) if told else None,
+        limit_usd=usd_if_known(each.limit) if told else None,
+        free_usd=usd_if_known(each.free) if told else None,
         resets_at=None if each.resets_ms is None else each.resets_ms // 1000,
     )
-
-
-def _usd(nano: int | None) -> Decimal | None:
-    return None if nano is None else to_usd(nano)
 
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="GET", path="/v1/files/{file_id}/estimate", handler=estimate_file, tag="files",
         summary="Estimate what a file would cost", scope=Scope.READ, query=Conditions, answer=FileEstimate,
-        errors=(404, 409),
+        errors=(400, 404, 409),
     ),
 )  # fmt: skip
 """What a file would cost."""

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from batchmill.service import problems
+from batchmill.service import idempotency, problems
 from batchmill.service.bodies import parts_of
 from batchmill.service.compat import contents, outputs, uploads
 from batchmill.service.compat.ids import blob_of
@@ -20,9 +20,8 @@ from batchmill.service.compat.outputs import Output
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.multipart import Form
-from batchmill.service.numbers import whole_number
 from batchmill.service.operations import Answer, Call, Operation
-from batchmill.storage.blobs import Blobs, MissingBlobError, StorageError
+from batchmill.storage.blobs import Blobs, StorageError
 from batchmill.store import files
 from batchmill.store.files import FileRecord
 
@@ -114,46 +113,39 @@ async def _found(service: Service, identity: Identity, file_id: str, *, empty: b
 
 
 @contextlib.asynccontextmanager
-async def open_input(service: Service, file_id: str, project: str | None = None) -> AsyncIterator[Path]:
-    """Yield a local copy of an uploaded file, of a project (None: of any). MissingBlobError when there is none."""
-    record = await files.get(service.redis, file_id)
-    if record is None or project not in (None, record.project):
-        raise MissingBlobError(f"there is no file '{file_id}'")
-    async with _local(service, record) as path:
-        yield path
-
-
-@contextlib.asynccontextmanager
-async def _local(service: Service, record: FileRecord) -> AsyncIterator[Path]:
+async def local_copy(service: Service, record: FileRecord) -> AsyncIterator[Path]:
+    """Yield a local copy of an uploaded file. Raises MissingBlobError when its bytes are gone."""
     with tempfile.TemporaryDirectory(prefix="batchmill-") as folder:
         path = Path(folder, "input.jsonl")
         await service.blobs.fetch(record.blob, path)
         yield path
 
 
-async def create_file(call: Call[None, None]) -> Answer:
+async def create_file(call: Call[None, Form | None]) -> Answer:
     """Upload a file of lines for a batch, as a multipart form whose parts may come in any order.
 
     The same upload sent again with the same `Idempotency-Key`, or by a client's silent retry, answers the same file.
     """
-    limits = call.service.settings.service
     headers = call.request.headers
-    parts = parts_of(call.request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
-    sent = uploads.Sent(
-        call.identity.home,
-        headers.get("idempotency-key"),
-        again=bool(whole_number(headers.get("x-stainless-retry-count"))),
-    )
+    parts = body_of(call.service, call.request)
+    again = call.body is not None or idempotency.is_again(call.request)  # forms are clicked twice
+    sent = uploads.Sent(call.identity.home, headers.get(idempotency.HEADER), again)
     try:
-        form = Form(headers.get("content-type", ""), parts)
+        form = call.body or Form(headers.get("content-type", ""), parts)
         record = await uploads.take(call.service, form, sent)
     except problems.ApiError:
-        await _hear_out(call.request)
+        await hear_out(call.request)
         raise
     return Answer(as_object(record))
 
 
-async def _hear_out(request: Request) -> None:
+def body_of(service: Service, request: Request) -> AsyncIterator[bytes]:
+    """Return the parts of a form with a file, as they come. Raises as `parts_of`."""
+    limits = service.settings.service
+    return parts_of(request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
+
+
+async def hear_out(request: Request) -> None:
     """Let a client finish sending, for a moment: one that is cut off in mid-sentence may never read our answer."""
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(_LINGER):
@@ -232,6 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="POST", path="/v1/files", handler=create_file, tag="files", summary="Upload a file",
         scope=Scope.SUBMIT, body=UploadForm, raw=True, media="multipart/form-data", answer=FileObject,
+        headers={"Idempotency-Key": "The same file under the same key is the first File object; another one is 400."},
     ),
     Operation(
         method="GET", path="/v1/files", handler=list_files, tag="files", summary="List files",
@@ -247,7 +240,12 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         method="GET", path="/v1/files/{file_id}/content", handler=file_content, tag="files", summary="Read a file",
-        scope=Scope.READ, query=contents.Wanted, answer_media="application/jsonl", errors=(404, 416),
+        scope=Scope.READ, query=contents.Wanted, answer_media="application/jsonl", also=(206, 304),
+        errors=(404, 416), headers={
+            "Range": "One range of bytes: `bytes=0-99`, `bytes=100-`, `bytes=-50`. Answered with 206, or 416.",
+            "If-Range": "The `ETag` that the range is of; of another one the whole file is answered.",
+            "If-None-Match": "The `ETag` of what the reader has: 304 when that is the file.",
+        },
     ),
 )  # fmt: skip
 """What can be done with files."""

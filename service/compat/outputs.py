@@ -92,11 +92,6 @@ async def _status(service: Service, batch_id: str) -> BatchStatus:
             id=batch_id,
             state=BatchState.VALIDATING,
             total=0,
-            running=0,
-            succeeded=0,
-            failed=0,
-            cancelled=0,
-            expired=0,
             created_at=intake.asked.handed.created_at,
             project=intake.asked.project,
         )

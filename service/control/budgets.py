@@ -3,19 +3,17 @@
 from decimal import Decimal
 
 from batchmill.config.policy import KEY_PREFIX, check_limit
-from batchmill.openrouter.money import to_nano, to_usd
+from batchmill.config.windows import OF_BATCH
+from batchmill.openrouter.money import to_nano, to_usd, usd_if_known
 from batchmill.service import problems
 from batchmill.service.context import Service
-from batchmill.service.control.common import seconds, usd, who
+from batchmill.service.control.common import seconds
 from batchmill.service.control.money import Accepted, Budget, Budgets, Raised, Released, SharedBudget, Suspect, Suspects
 from batchmill.service.identity import Identity
 from batchmill.store import epoch, gauges, key_budgets, keys, lanes, suspects
 from batchmill.store.errors import UnknownBudgetError
 from batchmill.store.gauges import BudgetGauge
 from batchmill.store.policy import raise_budget
-
-BATCH = "batch"
-"""The window of a budget that one batch has to itself."""
 
 _PERCENT = 100
 
@@ -25,9 +23,9 @@ async def budgets(service: Service, identity: Identity) -> Budgets:
     found = await service.moments.get(("budgets",), lambda: gauges.budgets(service.redis, service.upstream))
     if identity.project is None:
         return Budgets(data=tuple(budget_shape(gauge) for gauge in found))
-    owners = await _owners(service, [gauge for gauge in found if gauge.window == BATCH])
+    owners = await _owners(service, [gauge for gauge in found if gauge.window == OF_BATCH])
     own = [gauge for gauge in found if owners.get(gauge.name, gauge.project) == identity.project]
-    shared = [gauge for gauge in found if gauge.project is None and gauge.window != BATCH]
+    shared = [gauge for gauge in found if gauge.project is None and gauge.window != OF_BATCH]
     shared = [gauge for gauge in shared if not gauge.name.startswith(KEY_PREFIX)]  # that of a key of all projects
     return Budgets(
         data=tuple(budget_shape(gauge) for gauge in own), shared=tuple(_shared_shape(gauge) for gauge in shared)
@@ -43,7 +41,7 @@ async def change_limit(service: Service, identity: Identity, name: str, limit_us
     await _may_change(service, identity, name)
     try:
         check_limit(limit_usd)  # before it is rounded to what can be booked
-        raised = await raise_budget(service.redis, service.upstream, name, to_nano(limit_usd), who(identity))
+        raised = await raise_budget(service.redis, service.upstream, name, to_nano(limit_usd), identity.who)
     except UnknownBudgetError as error:
         raise problems.not_found(f"No budget found with name '{name}'.") from error
     except ValueError as error:
@@ -75,14 +73,14 @@ async def release(service: Service, identity: Identity, holds: tuple[str, ...] |
         if hold not in known:
             raise problems.not_found(f"No suspect found with hold '{hold}'.")
     asked = list(known) if holds is None else list(dict.fromkeys(holds))
-    freed = await suspects.release(service.redis, service.upstream, asked, who(identity)) if asked else []
+    freed = await suspects.release(service.redis, service.upstream, asked, identity.who) if asked else []
     service.moments.forget()
     return Released(holds=tuple(freed), total_usd=to_usd(sum(known[hold].amount for hold in freed)))
 
 
 async def accept(service: Service, identity: Identity) -> Accepted:
     """Go on with books that were restored from an older copy. For operators."""
-    return Accepted(accepted=await epoch.accept(service.redis, service.upstream, who(identity)))
+    return Accepted(accepted=await epoch.accept(service.redis, service.upstream, identity.who))
 
 
 def budget_shape(gauge: BudgetGauge) -> Budget:
@@ -95,7 +93,7 @@ def budget_shape(gauge: BudgetGauge) -> Budget:
         resets_at=seconds(gauge.resets_ms),
         models=gauge.models,
         project=gauge.project,
-        declared_usd=usd(gauge.declared),
+        declared_usd=usd_if_known(gauge.declared),
         limit_usd=to_usd(gauge.limit),
         spent_usd=to_usd(gauge.spent),
         held_usd=to_usd(gauge.held),
@@ -145,5 +143,5 @@ async def _may_change(service: Service, identity: Identity, name: str) -> None:
     own = {budget.name: budget for budget in visible.data}
     if name not in own and name not in {budget.name for budget in visible.shared}:
         raise problems.not_found(f"No budget found with name '{name}'.")
-    if name not in own or own[name].window != BATCH:
+    if name not in own or own[name].window != OF_BATCH:
         raise problems.forbidden("This budget is the operator's; it needs an API key that is not bound to a project.")

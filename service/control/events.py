@@ -12,20 +12,19 @@ import time
 from collections.abc import AsyncIterator, Hashable, Mapping
 from typing import Any
 
-import msgspec
 import structlog
 from redis.exceptions import RedisError
 from starlette.responses import Response, StreamingResponse
 
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import to_usd, usd_if_known
 from batchmill.service.compat.batch_objects import shown_status
 from batchmill.service.context import Service
 from batchmill.service.control.budgets import budgets
-from batchmill.service.control.common import usd
 from batchmill.service.control.notices import alerts
 from batchmill.service.control.overview import live_batches, overview
 from batchmill.service.control.shapes import BatchBrief, Shape
 from batchmill.service.control.switches import breakers
+from batchmill.service.endpoints import encode
 from batchmill.service.identity import Identity
 from batchmill.service.operations import Call
 from batchmill.store import batches
@@ -40,8 +39,6 @@ EVERY = 1.0
 _LIFE = 900.0  # seconds of a stream; a client that still listens comes back by itself
 _RETRY_MS = 1000  # so soon
 _HEAD = {"cache-control": "no-store", "x-accel-buffering": "no"}
-
-_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 Told = dict[tuple[str, Hashable], Shape]
 """Kind of event and which of it -> how it stands."""
@@ -83,7 +80,7 @@ def batch_brief(status: BatchStatus) -> BatchBrief:
         expired=status.expired,
         cached=status.cached,
         spent_usd=to_usd(status.cost),
-        cap_usd=usd(status.max_cost),
+        cap_usd=usd_if_known(status.max_cost),
         blocked_on=status.blocked_on,
     )
 
@@ -103,7 +100,7 @@ async def _stream(service: Service, identity: Identity, stopping: asyncio.Event 
             yield b": Redis can't be reached just now\n\n"
         else:
             for (kind, _), value in changed(known, now).items():
-                yield b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode(value))
+                yield b"event: %b\ndata: %b\n\n" % (kind.encode(), encode(value))
             known = now
         await _pause(stopping)
 

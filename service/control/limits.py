@@ -6,7 +6,7 @@ from msgspec import UNSET, UnsetType
 from batchmill.config.policy import Count, Limit
 from batchmill.service import problems
 from batchmill.service.context import Service
-from batchmill.service.control.common import pause_shape, who
+from batchmill.service.control.common import pause_shape
 from batchmill.service.control.shapes import Limits, LimitUse
 from batchmill.service.identity import Identity
 from batchmill.store import gauges, policy
@@ -41,7 +41,7 @@ async def change_rates(service: Service, identity: Identity, name: str, change: 
     Raises ApiError: 404 for no such limit, 400 for a limit that would limit nothing.
     """
     try:
-        await policy.tune_limit(service.redis, service.upstream, name, change.of, who(identity))
+        await policy.tune_limit(service.redis, service.upstream, name, change.of, identity.who)
     except UnknownLimitError as error:
         raise problems.not_found(f"No limit found with name '{name}'.") from error
     except ValueError as error:

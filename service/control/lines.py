@@ -2,19 +2,18 @@
 
 from typing import Any, Final
 
-import msgspec
-
-from batchmill.openrouter.wire import UNREADABLE
+from batchmill.openrouter.money import usd_if_known
 from batchmill.service import problems
+from batchmill.service.compat.batches import find
+from batchmill.service.compat.causes import why_failed
 from batchmill.service.context import Service
-from batchmill.service.control.common import usd
+from batchmill.service.control.line_shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.control.requests import asked, decoded, request_of
-from batchmill.service.control.shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.identity import Identity
-from batchmill.store import batches, intakes, line_pages, presence
-from batchmill.store.errors import UnknownBatchError
+from batchmill.store import line_pages, presence
+from batchmill.store.intakes import Intake
 from batchmill.store.line_pages import BadCursorError, Ended, Open, Page, Wanted
-from batchmill.store.model import Attempt, BatchStatus, LineState, Result, Routed
+from batchmill.store.model import Attempt, LineState, Result, Routed
 
 PENDING: Final = "pending"
 RUNNING: Final = "running"
@@ -35,9 +34,9 @@ async def lines(
     What is being validated, or never came to be a batch, has none.
     Raises ApiError: 404 for no such batch, 400 for a cursor that is none.
     """
-    status = await batch_for(service, identity, batch_id)
-    if status is None:
-        return Lines(data=(), has_more=False, next=None)
+    status = await find(service, identity, batch_id)
+    if isinstance(status, Intake):
+        return Lines(data=(), has_more=False, next=None)  # nobody has looked at them
     wanted = Wanted(states=_states(state), open=state in (None, PENDING, RUNNING), search=search, most=limit)
     try:
         found = await line_pages.page(service.redis, batch_id, wanted, after)
@@ -52,8 +51,8 @@ async def line(
     service: Service, identity: Identity, batch_id: str, custom_id: str, *, at: str | None = None
 ) -> LineDetail:
     """Return all about one line; `at`, from its row, finds its result at once. Raises ApiError 404."""
-    status = await batch_for(service, identity, batch_id)
-    if status is None:
+    status = await find(service, identity, batch_id)
+    if isinstance(status, Intake):
         raise _no_line(batch_id, custom_id)
     ended = await _ended(service, batch_id, custom_id, at)
     if ended is None:
@@ -66,25 +65,6 @@ async def line(
             return _detail(batch_id, _open_row(found, running), asked(found), None)
     request, gone = await request_of(service, status, ended.result)
     return _detail(batch_id, _ended_row(ended), request, gone, ended.result)
-
-
-async def batch_for(service: Service, identity: Identity, batch_id: str) -> BatchStatus | None:
-    """Return a batch that who asks may see; None while it is still to be one, or failed to. Raises ApiError 404."""
-    status = await _status(service, batch_id)
-    intake = None if status else await intakes.find(service.redis, batch_id)
-    if status is None and intake is None:  # it may have become a batch between the two looks
-        status = await _status(service, batch_id)
-    project = status.project if status else intake.asked.project if intake else None
-    if project is None or not identity.sees(project):
-        raise problems.not_found(f"No batch found with id '{batch_id}'.")
-    return status
-
-
-async def _status(service: Service, batch_id: str) -> BatchStatus | None:
-    try:
-        return await batches.status(service.redis, batch_id)
-    except UnknownBatchError:
-        return None
 
 
 def _no_line(batch_id: str, custom_id: str) -> problems.ApiError:
@@ -139,28 +119,9 @@ def _open_row(found: Open, running: set[int]) -> LineRow:
     )
 
 
-class _Refusal(msgspec.Struct):
-    message: str | None = None
-    code: str | int | None = None
-
-
-class _Refused(msgspec.Struct):
-    error: _Refusal | str | None = None
-
-
 def _error(result: Result) -> LineError:
-    """Return why a line failed, out of what we say of it, else of what the upstream answered."""
-    code, message = result.error_code, result.error_message
-    if message is None and result.response is not None:
-        try:
-            said = msgspec.json.decode(result.response, type=_Refused).error
-        except UNREADABLE:
-            said = None
-        if isinstance(said, _Refusal):
-            code, message = code or (None if said.code is None else str(said.code)), said.message
-        else:
-            message = said
-    return LineError(code=code, message=message, status_code=result.status_code)
+    code, message = why_failed(result)
+    return LineError(code=code, message=message or None, status_code=result.status_code)
 
 
 def _detail(
@@ -189,7 +150,7 @@ def _attempt(attempt: Attempt) -> AttemptShape:
         model=attempt.model,
         provider=attempt.provider,
         generation_id=attempt.generation_id,
-        cost_usd=usd(attempt.cost),
+        cost_usd=usd_if_known(attempt.cost),
         billed=attempt.billed,
         message=attempt.message,
         first_token_ms=attempt.first_token_ms,

@@ -126,9 +126,7 @@ def _state(
     )
 
 
-def _word(
-    breaker: BreakerState, health: ModelHealth
-) -> tuple[Literal["ok", "degraded", "held", "unknown"], str | None]:
+def _word(breaker: BreakerState, health: ModelHealth) -> tuple[_Word, str | None]:
     """Return how a model does, and why where that is not well."""
     if breaker.state == "open" or health.open:
         by = f"by {breaker.tripped_by}, until it is reset" if health.open == FOR_EVER else "after failures"

@@ -1,9 +1,10 @@
 """Alerts and the audit over HTTP: what somebody should know, who has seen it, and who changed what."""
 
+from batchmill.openrouter.money import usd_if_known
 from batchmill.service import problems
 from batchmill.service.context import Service
 from batchmill.service.control.budgets import budgets
-from batchmill.service.control.common import MS, usd, who
+from batchmill.service.control.common import MS
 from batchmill.service.control.money import Alerts, AlertShape, Audit, AuditEntry, Seen
 from batchmill.service.identity import Identity
 from batchmill.store import audit as audited
@@ -25,7 +26,7 @@ async def alerts(service: Service, identity: Identity, *, everything: bool = Fal
 async def acknowledge_alert(service: Service, identity: Identity, alert_id: str) -> AlertShape:
     """Say that somebody has seen an alert; it leaves the list. Again, it changes nothing. Raises ApiError 404."""
     try:
-        await acknowledge(service.redis, service.upstream, [alert_id], who(identity))
+        await acknowledge(service.redis, service.upstream, [alert_id], identity.who)
     except UnknownAlertError as error:
         raise problems.not_found(f"No alert found with id '{alert_id}'.") from error
     service.moments.forget()
@@ -52,8 +53,8 @@ def alert_shape(raised: Raised) -> AlertShape:
         subject=alert.subject,
         period=alert.period,
         text=alert.text,
-        amount_usd=usd(alert.amount),
-        limit_usd=usd(alert.limit),
+        amount_usd=usd_if_known(alert.amount),
+        limit_usd=usd_if_known(alert.limit),
         count=alert.count,
         acknowledged=None if seen is None else Seen(who=seen.who, at=seen.at // MS),
     )

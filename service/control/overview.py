@@ -1,10 +1,12 @@
 """Everything at one moment: how fast, at what cost, what waits, who works, and what stands still and why."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from batchmill.openrouter.money import to_usd
 from batchmill.routing.health import Window
+from batchmill.service.compat.batch_objects import shown_status
 from batchmill.service.context import Service
 from batchmill.service.control.common import MS
 from batchmill.service.control.notices import alerts
@@ -89,10 +91,7 @@ async def _lanes(service: Service, project: str | None) -> tuple[Lane, ...]:
 
 
 def _by_status(found: Iterable[BatchStatus]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for status in found:
-        counts[status.state.value] = counts.get(status.state.value, 0) + 1
-    return counts
+    return dict(Counter(shown_status(status) for status in found))
 
 
 def _blocked(status: BatchStatus) -> Blocked:

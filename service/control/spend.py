@@ -3,11 +3,11 @@
 from decimal import Decimal
 from typing import TypedDict
 
-from batchmill.openrouter.money import to_usd
+from batchmill.openrouter.money import to_usd, usd_if_known
 from batchmill.producer import reports
 from batchmill.service import problems
 from batchmill.service.context import Service
-from batchmill.service.control.common import MS, seconds, usd
+from batchmill.service.control.common import MS, seconds
 from batchmill.service.control.money import (
     BudgetForecast,
     Forecast,
@@ -110,8 +110,8 @@ def _row(row: Row, report: Report) -> SpendRow:
         cached_tokens=row.cached_tokens,
         completion_tokens=row.completion_tokens,
         reasoning_tokens=row.reasoning_tokens,
-        usd_per_request=usd(row.cost_per_request),
-        usd_per_1k_tokens=usd(row.cost_per_1k_tokens),
+        usd_per_request=usd_if_known(row.cost_per_request),
+        usd_per_1k_tokens=usd_if_known(row.cost_per_1k_tokens),
     )
 
 
@@ -122,7 +122,7 @@ def _period(period: foreseen.PeriodForecast) -> PeriodOutlook:
         ends_at=period.ends_ms // MS,
         spent_usd=to_usd(period.spent),
         queue_usd=to_usd(period.queue),
-        pace_usd=usd(period.pace),
+        pace_usd=usd_if_known(period.pace),
         **_projected(period.projected),
     )
 
@@ -148,7 +148,11 @@ def _budget(budget: BudgetOutlook) -> BudgetForecast:
 def _projected(span: Span | None) -> _Projected:
     if span is None:
         return {"projected_usd": None, "low_usd": None, "high_usd": None}
-    return {"projected_usd": to_usd(span.likely), "low_usd": usd(span.low), "high_usd": usd(span.high)}
+    return {
+        "projected_usd": to_usd(span.likely),
+        "low_usd": usd_if_known(span.low),
+        "high_usd": usd_if_known(span.high),
+    }
 
 
 def _queued(cost: QueueCost) -> Queued:

@@ -4,7 +4,7 @@ from typing import Literal, cast
 
 from batchmill.service import problems
 from batchmill.service.context import Service
-from batchmill.service.control.common import pause_shape, seconds, who
+from batchmill.service.control.common import pause_shape, seconds
 from batchmill.service.control.shapes import Breakers, BreakerState, Pauses
 from batchmill.service.identity import Identity
 from batchmill.store import gauges, operators
@@ -20,7 +20,7 @@ async def breakers(service: Service, identity: Identity) -> Breakers:  # noqa: A
 async def trip(service: Service, identity: Identity, model: str) -> BreakerState:
     """Send nothing more to a model, in the whole fleet, until its breaker is reset. Raises ApiError 404."""
     try:
-        await operators.trip(service.redis, service.upstream, model, who(identity))
+        await operators.trip(service.redis, service.upstream, model, identity.who)
     except UnknownModelError as error:
         raise problems.not_found(f"No lane found for model '{model}'.") from error
     return await _breaker(service, model)
@@ -28,7 +28,7 @@ async def trip(service: Service, identity: Identity, model: str) -> BreakerState
 
 async def reset(service: Service, identity: Identity, model: str) -> BreakerState:
     """Close a model's breaker and forget its failures, its trips and its adaptive share."""
-    await operators.reset(service.redis, service.upstream, model, who(identity))
+    await operators.reset(service.redis, service.upstream, model, identity.who)
     return await _breaker(service, model)
 
 
@@ -39,14 +39,14 @@ async def pauses(service: Service, identity: Identity) -> Pauses:  # noqa: ARG00
 
 async def pause(service: Service, identity: Identity, model: str, reason: str | None = None) -> Pauses:
     """Send nothing for a model until somebody resumes it; what is in the air lands. Any model may be paused."""
-    await operators.pause(service.redis, service.upstream, model, who(identity), reason)
+    await operators.pause(service.redis, service.upstream, model, identity.who, reason)
     service.moments.forget()
     return await pauses(service, identity)
 
 
 async def resume(service: Service, identity: Identity, model: str) -> Pauses:
     """End the pause of an operator; those that the upstream asked for end by themselves. Raises ApiError 404."""
-    if not await operators.resume(service.redis, service.upstream, model, who(identity)):
+    if not await operators.resume(service.redis, service.upstream, model, identity.who):
         raise problems.not_found(f"No operator has paused '{model}'.")
     service.moments.forget()
     return await pauses(service, identity)

@@ -4,17 +4,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from batchmill.service.control import fleet, lines, models, overview, switches
-from batchmill.service.control import limits as rates
+from batchmill.service.control import fleet, limits, lines, models, overview, switches
 from batchmill.service.control.events import events
 from batchmill.service.control.limits import LimitChange
+from batchmill.service.control.line_shapes import LineDetail, Lines
 from batchmill.service.control.shapes import (
     Breakers,
     BreakerState,
     Fleet,
     Limits,
-    LineDetail,
-    Lines,
     ModelStates,
     Overview,
     Pauses,
@@ -95,7 +93,7 @@ async def list_model_states(call: Call[None, None]) -> ModelStates:
 
 async def list_limits(call: Call[None, None]) -> Limits:
     """The rate limits, and how full their buckets are."""
-    return await rates.limits(call.service, call.identity)
+    return await limits.limits(call.service, call.identity)
 
 
 async def change_limit_rates(call: Call[None, LimitChange]) -> Limits:
@@ -103,7 +101,7 @@ async def change_limit_rates(call: Call[None, LimitChange]) -> Limits:
 
     They stay so through restarts, until the config file itself names others for that limit.
     """
-    return await rates.change_rates(call.service, call.identity, call.path("name"), call.body)
+    return await limits.change_rates(call.service, call.identity, call.path("name"), call.body)
 
 
 async def list_breakers(call: Call[None, None]) -> Breakers:

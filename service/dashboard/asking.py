@@ -16,9 +16,11 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 
 from batchmill.service import problems
+from batchmill.service.compat.files import FileObject
 from batchmill.service.context import Service
 from batchmill.service.endpoints import perform
 from batchmill.service.identity import Identity
+from batchmill.service.multipart import Form
 from batchmill.service.operations import Answer, Operation
 from batchmill.service.problems import ApiError
 
@@ -50,11 +52,16 @@ class Visitor:
         """Change something. Raises ApiError."""
         return await self._ask(method, path, {}, body)
 
-    async def _ask(self, method: str, path: str, query: Mapping[str, object], body: Mapping[str, object]) -> Any:
+    async def upload(self, form: Form) -> FileObject:
+        """Store the file of a form that has been read as far as its file. Raises ApiError."""
+        stored: FileObject = await self._ask("POST", "/v1/files", {}, form)
+        return stored
+
+    async def _ask(self, method: str, path: str, query: Mapping[str, object], body: object) -> Any:
         operation, parts = _find(self.request.app.state.operations, method, path)
         given = {name: str(value) for name, value in query.items() if value not in (None, "")}
         asked = Request({**self.request.scope, "method": method, "path": path, "path_params": parts})
-        done = await perform(self.service, operation, asked, self.identity, given, dict(body) or None)
+        done = await perform(self.service, operation, asked, self.identity, given, body or None)
         return _value(operation, done)
 
 

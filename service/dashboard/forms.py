@@ -7,6 +7,7 @@ token follows from a secret of this process, and a browser must say besides that
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.requests import Request
@@ -37,14 +38,24 @@ async def read_form(request: Request, *, anonymous: bool = False) -> dict[str, s
 
     `anonymous` forms need no token: they do nothing with anybody's rights, and may come to another gateway.
     """
-    if not is_own(request):
-        raise problems.forbidden("This form was sent by another site; nothing was done.")
+    check_origin(request)
     body = await read_body(request, _MOST_BYTES, _SILENCE)
     fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-    given = fields.get(FIELD, "")
-    if not anonymous and not hmac.compare_digest(given.encode(), token_of(request).encode()):
-        raise problems.forbidden("This page is out of date; nothing was done. Load it again and repeat.")
+    if not anonymous:
+        check_token(request, fields)
     return fields
+
+
+def check_origin(request: Request) -> None:
+    """Raise ApiError 403 for a form of another site."""
+    if not is_own(request):
+        raise problems.forbidden("This form was sent by another site; nothing was done.")
+
+
+def check_token(request: Request, fields: Mapping[str, str]) -> None:
+    """Raise ApiError 403 for a form without this page's token."""
+    if not hmac.compare_digest(fields.get(FIELD, "").encode(), token_of(request).encode()):
+        raise problems.forbidden("This page is out of date; nothing was done. Load it again and repeat.")
 
 
 def with_key(request: Request, key: str) -> Request:

@@ -22,8 +22,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _SEE_OTHER = 303
 _UNAUTHORIZED = 401
 _TITLES = {
-    400: "That can't be done", 403: "Not allowed", 404: "Not found", 409: "Not in this state",
-    429: "Too many requests", 503: "Redis can't be reached",
+    400: "That can't be done", 403: "Not allowed", 404: "Not found", 408: "Too slow", 409: "Not in this state",
+    413: "Too large", 429: "Too many requests", 503: "Redis can't be reached",
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def seen(view: View) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         try:
-            visitor = await _visitor(request)
+            visitor = await visitor_of(request)
             return await view(visitor)
         except ApiError as error:
             return failed(request, error)
@@ -48,7 +48,7 @@ def done(action: Action) -> Endpoint:
         try:
             fields = await read_form(request)
             back = local(fields.pop("back", "/"))
-            visitor = await _visitor(request, fields.pop(FIELD))
+            visitor = await visitor_of(request, fields.pop(FIELD))
             leads = await action(visitor, fields)
             visitor.service.moments.forget()
             return RedirectResponse(leads or back, _SEE_OTHER)
@@ -67,7 +67,8 @@ def failed(request: Request, error: ApiError) -> Response:
     return page(request, "problem.html", None, status=error.status, live=0, title=title, message=error.message)
 
 
-async def _visitor(request: Request, form_token: str | None = None) -> Visitor:
+async def visitor_of(request: Request, form_token: str | None = None) -> Visitor:
+    """Return who looks, or whose form this is, by its token. Raises ApiError."""
     service = request.app.state.service
     try:
         identity = await identify(service, request, form_token=form_token)

@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from batchmill.service.dashboard import actions, login
+from batchmill.service.dashboard import actions, handing, login
 from batchmill.service.dashboard.asking import Visitor, together
 from batchmill.service.dashboard.forms import local, read_form
 from batchmill.service.dashboard.guard import done, failed, seen
@@ -51,7 +51,9 @@ async def batches(visitor: Visitor) -> Response:
         return RedirectResponse(f"/batches/{quote(wanted.strip(), safe='')}", _SEE_OTHER)
     after = visitor.request.query_params.get("after")
     found = await visitor.get("/v1/batches", limit=_PAGE, after=after)
-    return page(visitor.request, "batches.html", visitor.identity, found=found, after=after)
+    return page(
+        visitor.request, "batches.html", visitor.identity, found=found, after=after, **handing.choices(visitor.service)
+    )
 
 
 async def batch(visitor: Visitor) -> Response:
@@ -79,8 +81,12 @@ async def line(visitor: Visitor) -> Response:
 
 async def models(visitor: Visitor) -> Response:
     """How each model does."""
-    shown = await together(states=visitor.get("/v1/model_states"), pauses=visitor.get_if_any("/v1/pauses"))
-    return page(visitor.request, "models.html", visitor.identity, **shown)
+    shown = await together(
+        states=visitor.get("/v1/model_states"),
+        pauses=visitor.get_if_any("/v1/pauses"),
+        limits=visitor.get_if_any("/v1/limits"),
+    )
+    return page(visitor.request, "models.html", visitor.identity, rates=actions.RATES, **shown)
 
 
 async def spend(visitor: Visitor) -> Response:
@@ -91,6 +97,7 @@ async def spend(visitor: Visitor) -> Response:
         budgets=visitor.get("/v1/budgets"),
         forecast=visitor.get_if_any("/v1/spend/forecast"),
         alerts=visitor.get_if_any("/v1/alerts", all=1),
+        suspects=visitor.get_if_any("/v1/suspects"),
         advice=visitor.get_if_any("/v1/spend/recommendations"),
     )
     return page(visitor.request, "spend.html", visitor.identity, live=_SLOW, by=by, choices=SPEND_BY, **shown)
@@ -100,7 +107,6 @@ async def fleet(visitor: Visitor) -> Response:
     """The workers, their lanes, and who changed what."""
     shown = await together(
         fleet=visitor.get("/v1/fleet"),
-        limits=visitor.get_if_any("/v1/limits"),
         audit=visitor.get_if_any("/v1/audit", limit=_PAGE),
     )
     return page(visitor.request, "fleet.html", visitor.identity, **shown)
@@ -121,6 +127,7 @@ async def theme(request: Request) -> Response:
 ROUTES: tuple[BaseRoute, ...] = (
     Route("/", seen(overview)),
     Route("/batches", seen(batches)),
+    Route("/batches", handing.hand_over, methods=["POST"]),
     Route("/batches/{batch_id}", seen(batch)),
     Route("/batches/{batch_id}/lines/{custom_id:path}", seen(line)),
     Route("/models", seen(models)),

@@ -24,9 +24,6 @@ LIVELY = 1000
 THEMES = ("auto", "light", "dark")
 _HEADERS = {
     "cache-control": "no-store",
-    "content-security-policy": (
-        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
     # with "no-referrer" browsers would send forms with the origin "null", which tells nobody that they are ours
     "referrer-policy": "same-origin",
 }

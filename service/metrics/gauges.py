@@ -9,8 +9,9 @@ from decimal import Decimal
 import msgspec
 from redis.asyncio import Redis
 
+from batchmill.config.windows import OF_BATCH
 from batchmill.openrouter.money import to_usd
-from batchmill.store import batches, epoch, gauges, keys, metrics
+from batchmill.store import backlog, batches, epoch, gauges, keys, metrics, presence
 from batchmill.store.clock import now_ms
 from batchmill.store.gauges import BudgetGauge, ModelGauge
 from batchmill.store.ids import born_ms
@@ -18,8 +19,8 @@ from batchmill.store.metrics import Metric
 
 _LOOKED_AT = 500  # shards of a lane: beyond that its lines are reckoned from these
 _STATES = ("closed", "open", "half")
-_BATCH_WINDOW = "batch"  # a batch's own budget: too many to be labels
 _THOUSAND = 1000
+_HOUR = 3600.0  # seconds: who is silent for longer is no worker any more
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -53,7 +54,7 @@ def usd(nano: int) -> float:
 def _money(budgets: Iterable[BudgetGauge]) -> list[Value]:
     found = []
     for budget in budgets:
-        if budget.window == _BATCH_WINDOW:
+        if budget.window == OF_BATCH:  # they are too many to be labels
             continue
         over = max(0, budget.spent + budget.held + budget.suspect - budget.limit)
         for metric, nano in (
@@ -111,27 +112,15 @@ def _depth(count: int, shards: Sequence[str], now: int) -> tuple[int, float]:
 
 
 async def _batches(redis: Redis, upstream: str) -> list[Value]:
-    live = await batches.live(redis)
-    async with redis.pipeline(transaction=False) as pipe:
-        for batch_id in live:
-            pipe.execute_command(
-                "HMGET", keys.batch(batch_id), "upstream", "total", "succeeded", "failed", "cancelled", "expired"
-            )
-        replies = await pipe.execute()
-    own = [[int(number or 0) for number in numbers] for name, *numbers in replies if name == upstream.encode()]
-    left = sum(total - sum(done) for total, *done in own)
-    return [Value(metrics.BATCHES, len(own)), Value(metrics.PENDING, left)]
+    left = [lines for _, name, lines in await backlog.lines_left(redis, "upstream") if name == upstream]
+    return [Value(metrics.BATCHES, len(left)), Value(metrics.PENDING, sum(left))]
 
 
 async def _workers(redis: Redis, upstream: str) -> list[Value]:
     now = await now_ms(redis)
-    found = await redis.execute_command("ZRANGE", keys.workers(upstream), 0, -1, "WITHSCORES")
-    beats = {name.decode(): now - int(float(beat)) for name, beat in zip(found[::2], found[1::2], strict=True)}
+    beats = {name: now - beat for name, beat in await presence.beats(redis, upstream, _HOUR)}
     alive = sum(silence <= batches.WORKER_SILENCE_MS for silence in beats.values())
-    hour = 3_600_000
-    silences = [
-        Value(metrics.BEAT, max(0, silence) / _THOUSAND, (name,)) for name, silence in beats.items() if silence < hour
-    ]
+    silences = [Value(metrics.BEAT, max(0, silence) / _THOUSAND, (name,)) for name, silence in beats.items()]
     return [Value(metrics.WORKERS, alive), *silences]
 
 

@@ -121,6 +121,11 @@ function filter() {
 
 document.addEventListener("input", (event) => { if (event.target.matches("form[data-filter] [data-search]")) filter(); });
 document.addEventListener("change", (event) => { if (event.target.matches("[data-submit]")) event.target.form.requestSubmit(); });
+document.addEventListener("change", ({ target }) => {
+  if (!target.matches("input[data-most]")) return;
+  const most = Number(target.dataset.most);
+  target.setCustomValidity(target.files[0]?.size > most ? `A file may have ${most.toLocaleString("en")} bytes at most.` : "");
+});
 document.addEventListener("submit", (event) => {
   if (event.target.matches("form[data-filter]")) event.preventDefault();
   const question = event.target.dataset.confirm;

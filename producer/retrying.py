@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
@@ -9,13 +10,13 @@ from batchmill.producer.buffers import Buffers
 from batchmill.producer.conditions import pricer_for
 from batchmill.producer.errors import InputError
 from batchmill.producer.forms import request_of
-from batchmill.producer.intake import PLAIN, Birth
+from batchmill.producer.intake import PLAIN, Birth, facts_of
 from batchmill.producer.lines import BadLine, Conditions, InputOptions, Request
 from batchmill.producer.pricing import Pricer
 from batchmill.store import batches
 from batchmill.store.model import BatchStatus, LineState, Result
 from batchmill.store.records import follow
-from batchmill.store.staging import BatchFacts, Staging
+from batchmill.store.staging import Staging
 
 _AGAIN = (LineState.FAILED, LineState.EXPIRED)
 
@@ -59,23 +60,8 @@ async def retry(
         raise
     if not counts:
         raise InputError(f"{batch_id} has no failed line that could be sent again")
-    facts = BatchFacts(
-        total=counts.total(),
-        models=dict(counts),
-        content=content,
-        source=status.source,
-        retry_of=batch_id,
-        project=status.project,
-        priority=status.priority,
-        max_cost=status.max_cost,
-        tags=status.tags,
-        cache=status.cache,
-        handed=birth.handed,
-        expires_at=birth.expires_at,
-        key=key or status.key,
-        listed=birth.listed,
-    )
-    return await staging.release(facts), counts.total()
+    facts = facts_of(birth, conditions, dict(counts), content, counts.total(), status.source)
+    return await staging.release(msgspec.structs.replace(facts, retry_of=batch_id)), counts.total()
 
 
 async def _stage_failed(redis: Redis, status: BatchStatus, staging: Staging, pricer: Pricer) -> Counter[str]:
