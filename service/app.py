@@ -23,6 +23,7 @@ from batchmill.service.intake_task import take_intakes
 from batchmill.service.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
+    *health.OPERATIONS,
     *files.OPERATIONS,
     *file_estimates.OPERATIONS,
     *batches.OPERATIONS,

@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator
 from starlette.requests import Request
 
 from batchmill.service import problems
+from batchmill.service.numbers import whole_number
 
 _LEAST_RATE = 500  # bytes a second after the first silence: slower ones only hold a connection
 
 
 async def parts_of(request: Request, most: int, silence: float) -> AsyncIterator[bytes]:
     """Yield a body as it comes. Raises ApiError: over `most` bytes 413, after `silence` seconds without a byte 408."""
-    said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > most:
-        raise problems.too_large(f"The body may have {most:,} bytes at most, not {int(said):,}.")
+    said = whole_number(request.headers.get("content-length"))
+    if said is not None and said > most:
+        raise problems.too_large(f"The body may have {most:,} bytes at most, not {said:,}.")
     size, waited = 0, 0.0
     parts = request.stream().__aiter__()
     while True:

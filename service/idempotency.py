@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from batchmill.service import problems
 from batchmill.service.identity import Identity
+from batchmill.service.numbers import whole_number
 from batchmill.store.intakes import Known, Name
 
 HEADER = "idempotency-key"
@@ -36,8 +37,8 @@ def name_of(request: Request, identity: Identity, body: bytes, key: str | None) 
     who = f"{identity.project or ''}\0{identity.key_id or ''}\0{request.url.path}"
     if key is not None:
         return Name(_digest(f"key\0{who}\0{key}".encode()), digest, _DAY, once=True)
-    again = request.headers.get(_RETRIES, "0")
-    return Name(_digest(f"body\0{who}\0{digest}".encode()), digest, _SILENT, once=again.isdigit() and int(again) > 0)
+    again = whole_number(request.headers.get(_RETRIES)) or 0
+    return Name(_digest(f"body\0{who}\0{digest}".encode()), digest, _SILENT, once=again > 0)
 
 
 def check_same(known: Known) -> None:

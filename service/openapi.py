@@ -61,7 +61,8 @@ def _with_numbers(part: Any) -> Any:
     """Return the document with amounts of money as numbers, which they are in our answers."""
     if isinstance(part, dict):
         if part.get("format") == "decimal":
-            return {name: value for name, value in part.items() if name != "format"} | {"type": "number"}
+            default = {"default": float(part["default"])} if isinstance(part.get("default"), str) else {}
+            return {name: value for name, value in part.items() if name != "format"} | {"type": "number"} | default
         return {name: _with_numbers(value) for name, value in part.items()}
     return [_with_numbers(each) for each in part] if isinstance(part, list) else part
 

@@ -2,7 +2,7 @@
 
 import re
 
-_ONE = re.compile(r"\s*bytes\s*=\s*(?P<first>\d*)\s*-\s*(?P<last>\d*)\s*", re.IGNORECASE)
+_ONE = re.compile(r"\s*bytes\s*=\s*(?P<first>\d{0,18})\s*-\s*(?P<last>\d{0,18})\s*", re.IGNORECASE)
 
 
 def range_of(header: str | None, size: int) -> range | None:

@@ -170,14 +170,14 @@ async def page(
     newest_first: bool = True,
     purpose: str | None = None,
 ) -> tuple[list[FileRecord], bool] | None:
-    """Return files of a project (None: of all) and whether there are more; None when nobody knows the file `after`.
+    """Return files of a project (None: of all) and whether there are more; None when none of theirs is `after`.
 
     What is made or removed meanwhile moves nobody to another page.
     """
-    place = None if after is None else await _place(redis, after)
+    name = keys.files() if project is None else keys.project_files(project)
+    place = None if after is None else await _place(redis, name, after, project)
     if after is not None and place is None:
         return None
-    name = keys.files() if project is None else keys.project_files(project)
     found: list[FileRecord] = []
     while True:
         first, last = (place, "-inf") if newest_first else (place, "+inf")
@@ -193,19 +193,20 @@ async def page(
         place = int(float(places[-1]))
 
 
-async def _place(redis: Redis, file_id: str) -> int | None:
-    """Return a file's place in lists, also one that was removed lately."""
-    found = await redis.execute_command("ZSCORE", keys.files(), file_id)
-    if found is None:
-        found = await redis.execute_command("GET", keys.file_place(file_id))
-    return None if found is None else int(float(found))
+async def _place(redis: Redis, name: str, file_id: str, project: str | None) -> int | None:
+    """Return a file's place in a list, also that of one that was removed from it lately."""
+    found = await redis.execute_command("ZSCORE", name, file_id)
+    if found is not None:
+        return int(float(found))
+    place, _, whose = (await redis.execute_command("GET", keys.file_place(file_id)) or b"").partition(b" ")
+    return int(place) if place and project in (None, whose.decode()) else None
 
 
 def _unlist(pipe: Pipeline, file_id: str, project: str, place: bytes | float | None) -> None:
     pipe.execute_command("ZREM", keys.files(), file_id)
     pipe.execute_command("ZREM", keys.project_files(project), file_id)
     if place is not None:
-        pipe.execute_command("SET", keys.file_place(file_id), int(float(place)), "EX", _PLACE_SECONDS)
+        pipe.execute_command("SET", keys.file_place(file_id), f"{int(float(place))} {project}", "EX", _PLACE_SECONDS)
 
 
 def _member(file_id: str, project: str) -> str:

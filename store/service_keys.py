@@ -118,8 +118,8 @@ def file_ends() -> str:
 
 
 def file_place(file_id: str) -> str:
-    """String: the place in lists of a file that was removed: a page may begin behind it. Expires after an hour.
-    Written by who removes it.
+    """String: the place in lists of a file that was removed, a space and its project: a page may begin behind it.
+    Expires after an hour. Written by who removes it.
     """
     return f"{_FILES}place:{file_id}"
 

@@ -547,3 +547,11 @@ async def test_what_only_we_know(client: httpx.AsyncClient) -> None:
     assert batch["x_counts"]["pending"] == 1
     assert batch["x_eta"] is None
     assert batch["x_cost"] == {"spent_usd": 0, "held_usd": None, "cap_usd": None, "estimate_usd": None}
+
+
+async def test_what_is_no_batch_yet_has_no_lines_and_is_no_error(redis: Redis, settings: Settings) -> None:
+    async with in_process(redis, settings, tasks=False) as client:
+        batch = await create(client, await upload(client, jsonl([line(0)])))
+        page = await client.get(f"/v1/batches/{batch['id']}/lines")
+        assert (page.status_code, page.json()) == (200, {"data": [], "has_more": False, "next": None})
+        assert (await client.get(f"/v1/batches/{batch['id']}/lines/line-0")).status_code == 404

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import msgspec
 import pytest
 from moto.server import ThreadedMotoServer
@@ -38,6 +39,7 @@ def s3_settings(settings: Settings, s3: str, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    httpx.post(f"{s3}/moto-api/reset").raise_for_status()  # what other tests left: it is one memory a process
     client_of(s3).create_bucket(Bucket=BUCKET)
     storage = StorageSettings(kind="s3", bucket=BUCKET, prefix="some/where", endpoint=s3, region="us-east-1")
     return msgspec.structs.replace(settings, storage=storage)

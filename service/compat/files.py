@@ -20,6 +20,7 @@ from batchmill.service.compat.outputs import Output
 from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.multipart import Form
+from batchmill.service.numbers import whole_number
 from batchmill.service.operations import Answer, Call, Operation
 from batchmill.storage.blobs import Blobs, MissingBlobError, StorageError
 from batchmill.store import files
@@ -139,7 +140,9 @@ async def create_file(call: Call[None, None]) -> Answer:
     headers = call.request.headers
     parts = parts_of(call.request, limits.max_upload_bytes + _AROUND, limits.body_timeout)
     sent = uploads.Sent(
-        call.identity.home, headers.get("idempotency-key"), _is_again(headers.get("x-stainless-retry-count"))
+        call.identity.home,
+        headers.get("idempotency-key"),
+        again=bool(whole_number(headers.get("x-stainless-retry-count"))),
     )
     try:
         form = Form(headers.get("content-type", ""), parts)
@@ -148,10 +151,6 @@ async def create_file(call: Call[None, None]) -> Answer:
         await _hear_out(call.request)
         raise
     return Answer(as_object(record))
-
-
-def _is_again(count: str | None) -> bool:
-    return bool(count and count.isascii() and count.isdigit() and int(count) > 0)
 
 
 async def _hear_out(request: Request) -> None:

@@ -10,6 +10,7 @@ from batchmill.service import problems
 from batchmill.service.compat.ids import blob_of, new_file_id
 from batchmill.service.context import Service
 from batchmill.service.multipart import Form
+from batchmill.service.numbers import whole_number
 from batchmill.storage.blobs import StorageError
 from batchmill.store import files
 from batchmill.store.clock import now_ms
@@ -158,13 +159,14 @@ def _life(fields: dict[str, str], default: int) -> int:
         raise problems.invalid(
             f"Invalid value: '{anchor}'. Supported values are: 'created_at'.", ANCHOR, "invalid_value"
         )
-    if not (seconds and seconds.isascii() and seconds.isdigit() and _SHORTEST <= int(seconds) <= _LONGEST):
+    life = whole_number(seconds)
+    if life is None or not _SHORTEST <= life <= _LONGEST:
         raise problems.invalid(
             f"Invalid value for '{SECONDS}': expected an integer from {_SHORTEST} to {_LONGEST}.",
             SECONDS,
             "invalid_value",
         )
-    return int(seconds)
+    return life
 
 
 def _wrong_format() -> problems.ApiError:

@@ -10,7 +10,7 @@ from batchmill.service.control.common import usd
 from batchmill.service.control.requests import asked, decoded, request_of
 from batchmill.service.control.shapes import AttemptShape, LineDetail, LineError, LineRow, Lines, RoutedShape
 from batchmill.service.identity import Identity
-from batchmill.store import batches, line_pages, presence
+from batchmill.store import batches, intakes, line_pages, presence
 from batchmill.store.errors import UnknownBatchError
 from batchmill.store.line_pages import BadCursorError, Ended, Open, Page, Wanted
 from batchmill.store.model import Attempt, BatchStatus, LineState, Result, Routed
@@ -31,9 +31,12 @@ async def lines(
 ) -> Lines:
     """Return a page of a batch's lines: `state` is one of theirs, `search` a part of their custom ids.
 
+    What is being validated, or never came to be a batch, has none.
     Raises ApiError: 404 for no such batch, 400 for a cursor that is none.
     """
     status = await batch_for(service, identity, batch_id)
+    if status is None:
+        return Lines(data=(), has_more=False, next=None)
     wanted = Wanted(states=_states(state), open=state in (None, PENDING, RUNNING), search=search, most=limit)
     try:
         found = await line_pages.page(service.redis, batch_id, wanted, after)
@@ -49,28 +52,42 @@ async def line(
 ) -> LineDetail:
     """Return all about one line; `at`, from its row, finds its result at once. Raises ApiError 404."""
     status = await batch_for(service, identity, batch_id)
+    if status is None:
+        raise _no_line(batch_id, custom_id)
     ended = await _ended(service, batch_id, custom_id, at)
     if ended is None:
         found = await line_pages.open_line(service.redis, batch_id, lambda one: one.custom_id == custom_id)
         ended = await line_pages.result_of(service.redis, batch_id, custom_id)  # it may have come meanwhile
         if ended is None:
             if found is None:
-                raise problems.not_found(f"No line found with custom_id '{custom_id}' in batch '{batch_id}'.")
+                raise _no_line(batch_id, custom_id)
             running = await presence.lines_in_the_air(service.redis, status.upstream, batch_id)
             return _detail(batch_id, _open_row(found, running), asked(found), None)
     request, gone = await request_of(service, status, ended.result)
     return _detail(batch_id, _ended_row(ended), request, gone, ended.result)
 
 
-async def batch_for(service: Service, identity: Identity, batch_id: str) -> BatchStatus:
-    """Return a batch that who asks may see. Raises ApiError 404."""
-    try:
-        status = await batches.status(service.redis, batch_id)
-    except UnknownBatchError:
-        status = None
-    if status is None or not identity.sees(status.project):
+async def batch_for(service: Service, identity: Identity, batch_id: str) -> BatchStatus | None:
+    """Return a batch that who asks may see; None while it is still to be one, or failed to. Raises ApiError 404."""
+    status = await _status(service, batch_id)
+    intake = None if status else await intakes.find(service.redis, batch_id)
+    if status is None and intake is None:  # it may have become a batch between the two looks
+        status = await _status(service, batch_id)
+    project = status.project if status else intake.asked.project if intake else None
+    if project is None or not identity.sees(project):
         raise problems.not_found(f"No batch found with id '{batch_id}'.")
     return status
+
+
+async def _status(service: Service, batch_id: str) -> BatchStatus | None:
+    try:
+        return await batches.status(service.redis, batch_id)
+    except UnknownBatchError:
+        return None
+
+
+def _no_line(batch_id: str, custom_id: str) -> problems.ApiError:
+    return problems.not_found(f"No line found with custom_id '{custom_id}' in batch '{batch_id}'.")
 
 
 def _states(state: str | None) -> frozenset[LineState]:
