@@ -167,7 +167,7 @@ class Tariffs:
         if matches(self.policy.routing.exclude_models, model):
             return Refusal("model_excluded", "model", f"{model} is excluded by exclude_models of [routing]")
         if ceiling is None and (self.strict or narrowest):
-            return Refusal("no_price", "model", _no_price(model, self._similar(model)))
+            return Refusal("no_price", "model", _no_price(model, self._similar(model), listed=model in self.models))
         return None
 
     def _similar(self, model: str) -> list[str]:
@@ -216,14 +216,15 @@ def provider_members(routing: Routing, only: Sequence[str] = ()) -> bytes | None
     return msgspec.json.encode(named) if named else None
 
 
-def _no_price(model: str, similar: Sequence[str]) -> str:
+def _no_price(model: str, similar: Sequence[str], *, listed: bool) -> str:
     unknown = f"no usable price is known for {model}, so nothing bounds what it costs. "
     if similar:
         meant = " or ".join(similar)
         return f"{unknown}Did you mean {meant}? [[aliases]] in the config file can give a model another name."
+    known = "" if listed else "`batchmill models list` has those that are known. "
     return (
-        f"{unknown}Say what it costs at most in the config file: [[prices]] with match, prompt and completion (USD per "
-        "million tokens)."
+        f"{unknown}{known}Say what it costs at most in the config file: [[prices]] with match, prompt and completion "
+        "(USD per million tokens)."
     )
 
 
