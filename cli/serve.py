@@ -67,6 +67,7 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
     from batchmill.service.serving import serve as listen
     from batchmill.store.api_keys import any_made
     from batchmill.store.connection import open_store
+    from batchmill.store.presence import workers_alive
 
     stop = asyncio.Event()
     # who waits for a chat, or for more of a file, holds a connection meanwhile, and must keep nobody else waiting
@@ -78,17 +79,35 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
 
         open_house = not await any_made(store.redis, settings.upstream_name)
 
+        alone = not with_workers and not await workers_alive(store.redis, settings.upstream_name)
+        rehearsal = " --simulate" if settings.simulate else ""
+
         def ready(url: str) -> None:
             if open_house:
-                click.echo("no API key: loopback only; `batchmill keys create NAME` makes one", err=True)
+                click.echo(f"no API key: loopback only; `batchmill keys create NAME{rehearsal}` makes one", err=True)
+            if alone:
+                click.echo(f"no worker yet: what is handed over waits for `batchmill worker{rehearsal}`", err=True)
             click.echo(f"batchmill at {url}, for OpenAI's clients: {url}/v1; Ctrl-C stops", err=True)
 
         try:
             await listen(store.redis, settings, ready, stop)
         except OSError as error:
             where = f"{settings.service.host}:{settings.service.port}"
-            raise ConfigError(f"can't listen at {where}: {error.strerror}; choose another with --port") from error
+            raise ConfigError(f"can't listen at {where}: {_why(error)}") from error
     return exit_codes.OK
+
+
+def _why(error: OSError) -> str:
+    """Return why a socket can't be had, and what helps. asyncio puts the address into `strerror` once more."""
+    import errno
+    import os
+
+    said = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror)
+    if error.errno == errno.EADDRINUSE:
+        return f"{said}, perhaps by another `batchmill serve`; choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"{said}; ports below 1024 are for root, choose another with --port"
+    return f"{said}; --host takes an address of this machine, or 0.0.0.0 for all of them"
 
 
 async def _fleet(

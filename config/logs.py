@@ -27,3 +27,4 @@ def set_up(settings: LogSettings, stream: TextIO | None = None) -> None:
     )
     logging.basicConfig(level=max(level, logging.WARNING), stream=stream)
     logging.getLogger("arq").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what a client sends wrongly is told to the client

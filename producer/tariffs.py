@@ -36,6 +36,7 @@ _NO_PRICE = Ceiling(
 )
 _CENT = Decimal("0.01")
 _COMMAND = "batchmill budgets raise"
+_SIMILAR = 3
 
 
 class Cap(msgspec.Struct, frozen=True):
@@ -166,8 +167,15 @@ class Tariffs:
         if matches(self.policy.routing.exclude_models, model):
             return Refusal("model_excluded", "model", f"{model} is excluded by exclude_models of [routing]")
         if ceiling is None and (self.strict or narrowest):
-            return Refusal("no_price", "model", _no_price(model))
+            return Refusal("no_price", "model", _no_price(model, self._similar(model), listed=model in self.models))
         return None
+
+    def _similar(self, model: str) -> list[str]:
+        """Return models that may have been meant, by a plain look: a file may name 50,000 that don't exist."""
+        if model in self.models:
+            return []
+        word = model.lower()
+        return sorted((known for known in self.models if word in known.lower()), key=len)[:_SIMILAR]
 
     def _combine(self, named: tuple[str, ...]) -> Tariff:
         """Return what holds whichever of the models answers."""
@@ -208,10 +216,15 @@ def provider_members(routing: Routing, only: Sequence[str] = ()) -> bytes | None
     return msgspec.json.encode(named) if named else None
 
 
-def _no_price(model: str) -> str:
+def _no_price(model: str, similar: Sequence[str], *, listed: bool) -> str:
+    unknown = f"no usable price is known for {model}, so nothing bounds what it costs. "
+    if similar:
+        meant = " or ".join(similar)
+        return f"{unknown}Did you mean {meant}? [[aliases]] in the config file can give a model another name."
+    known = "" if listed else "`batchmill models list` has those that are known. "
     return (
-        f"no usable price is known for {model}, so nothing bounds what it costs. Say what it costs at most in the "
-        "config file: [[prices]] with match, prompt and completion (USD per million tokens)."
+        f"{unknown}{known}Say what it costs at most in the config file: [[prices]] with match, prompt and completion "
+        "(USD per million tokens)."
     )
 
 

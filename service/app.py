@@ -75,5 +75,5 @@ async def _no_route(request: Request, error: Exception) -> Response:
         message = f"Not allowed to {request.method} on {request.url.path}."
         return failed(problems.ApiError(status, message, headers=getattr(error, "headers", None)))
     if status == 404:  # noqa: PLR2004 - an HTTP status
-        return failed(problems.not_found(f"Invalid URL ({request.method} {request.url.path})", code="unknown_url"))
+        return failed(problems.unknown_url(request.method, request.url.path))
     return failed(problems.ApiError(status, str(error)))

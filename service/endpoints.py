@@ -118,7 +118,7 @@ def _query(operation: Operation, request: Request) -> Any:
     try:
         return msgspec.convert(dict(request.query_params), operation.query, strict=False)
     except msgspec.ValidationError as error:
-        raise problems.of_validation(error) from error
+        raise problems.of_validation(error, shape=operation.query) from error
 
 
 async def _body(operation: Operation, request: Request, limits: Any) -> Any:
@@ -130,7 +130,7 @@ async def _body(operation: Operation, request: Request, limits: Any) -> Any:
     try:
         return msgspec.json.decode(data, type=operation.body)
     except msgspec.ValidationError as error:
-        raise problems.of_validation(error) from error
+        raise problems.of_validation(error, shape=operation.body) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise problems.invalid(
             "We could not parse the JSON body of your request. The API expects a JSON object.", code="invalid_json"

@@ -67,10 +67,11 @@ async def serve(redis: Redis, settings: Settings, ready: Callable[[str], None], 
 
 async def _check_access(service: Service) -> None:
     host = service.settings.service.host
+    rehearsal = " --simulate" if service.settings.simulate else ""
     if not is_loopback(host) and not await service.keyring.needed(service.redis, service.upstream):
         raise ConfigError(
             f"without an API key only 127.0.0.1 is listened at, not {host}: anybody there could spend your money; "
-            "make one with `batchmill keys create NAME`"
+            f"make one with `batchmill keys create NAME{rehearsal}`"
         )
 
 

@@ -33,7 +33,7 @@ class UnknownBudgetError(BatchmillError):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         if name.startswith(BATCH_PREFIX):
-            way_on = "; a batch has one when it was submitted with --max-cost"
+            way_on = "; a batch has one when it was submitted with --max-cost, and a rehearsal's takes --simulate"
         else:
             way_on = nearest(name, known) if known else "; there are none: they are in the config file as [[budgets]]"
         super().__init__(f"no budget '{name}' here{way_on}")

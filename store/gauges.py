@@ -153,14 +153,14 @@ async def pauses(redis: Redis, upstream: str) -> tuple[Pause, ...]:
     return tuple(standing)
 
 
+_decode_suspect = msgspec.json.Decoder(Suspect, strict=False).decode  # an amount is text: Lua's JSON rounds numbers
+
+
 async def suspects(redis: Redis, upstream: str) -> list[Suspect]:
     """Return all suspects, the oldest first."""
     found = await redis.execute_command("HGETALL", keys.suspects(upstream))
     try:
-        read = [
-            msgspec.structs.replace(msgspec.json.decode(value, type=Suspect), hold=hold.decode())
-            for hold, value in found.items()
-        ]
+        read = [msgspec.structs.replace(_decode_suspect(value), hold=hold.decode()) for hold, value in found.items()]
     except msgspec.DecodeError as error:
         raise StoreError(
             f"the suspects in Redis can't be read ({error}); is this batchmill too old for them?"

@@ -146,7 +146,10 @@ def test_a_raise_brings_back_what_was_parked_for_a_budget(desk: Desk, upstream: 
     ("arguments", "said"),
     [
         (("raise", "evls", "3"), "no budget 'evls' here; did you mean 'evals'?"),
-        (("raise", "batch_1", "3"), "no budget 'batch_1' here; a batch has one when it was submitted with --max-cost"),
+        (
+            ("raise", "batch_1", "3"),
+            "no budget 'batch_1' here; a batch has one when it was submitted with --max-cost, and",
+        ),
         (("raise", "evals", "much"), "'much' is no amount of dollars"),
         (("raise", "evals", "-3"), "--help`"),
         (("raise", "evals", "1e9"), "the limit must be a number of dollars from 0 to 9,000,000"),

@@ -115,6 +115,11 @@ async def test_a_batch_is_found_though_it_could_not_be_enqueued_now(producer: Pr
         await producer.submit(lines(2), max_cost="0.000001", anew=True)
 
 
+async def test_who_gives_a_model_openai_s_own_name_hears_which_is_meant(producer: Producer) -> None:
+    with pytest.raises(InputError, match=r"Did you mean openai/gpt-4o-mini or .*\[\[aliases\]\]"):
+        await producer.submit([{"model": "GPT-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}])
+
+
 async def test_refused_lines_can_be_skipped(producer: Producer, redis: Redis) -> None:
     source = [*lines(1), {"model": "nobody/nothing", "messages": [{"role": "user", "content": "Hello"}]}]
     with pytest.raises(InputError, match="line 2, model: no usable price is known"):

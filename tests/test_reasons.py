@@ -8,6 +8,7 @@ from batchmill.store.rules import BudgetRule, LimitRule, Rules
 from batchmill.workers.reasons import Reason, reason_of
 
 RAISE = "`batchmill budgets raise {} USD` makes some"
+LINE = "a line that may cost $0.009600"
 NOON = 1_795_521_600_000  # 2026-11-24 12:00:00 UTC
 RULES = Rules(
     1,
@@ -20,7 +21,7 @@ RULES = Rules(
 
 
 def refused(why: Why, which: int = 1, wait: int = 60_000) -> Reason | None:
-    return reason_of(RULES, Reply(0, why, which, wait, NOON), "batch_1")
+    return reason_of(RULES, Reply(0, why, which, wait, NOON), "batch_1", 9_600_000)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +34,13 @@ def refused(why: Why, which: int = 1, wait: int = 60_000) -> Reason | None:
             refused(Why.BUDGET, 2),
             "batch_1",
             "budget",
-            f"budget monthly has no room left until 2026-11-24 12:01:00 UTC; {RAISE.format('monthly')}",
+            f"budget monthly has no room left until 2026-11-24 12:01:00 UTC for {LINE}; {RAISE.format('monthly')}",
         ),
         (
             refused(Why.BUDGET, wait=NEVER),
             "batch_1",
             "budget",
-            f"budget daily has no room left; {RAISE.format('daily')}",
+            f"budget daily has no room left for {LINE}; {RAISE.format('daily')}",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.policy import Breaker, Limit
-from batchmill.store import audit, gate, keys, suspects
+from batchmill.store import audit, gate, gauges, keys, suspects
 from batchmill.store.gate import Why
 
 from .gate_helpers import (
@@ -122,6 +122,8 @@ async def test_great_amounts_are_exact(redis: Redis, clock: Clock) -> None:
     await end_lease(redis, "one")
     await give_up(redis)
     assert (await all_suspects(redis))[held.hold].amount == 1_234_567_890_123_457
+    (shown,) = await gauges.suspects(redis, UPSTREAM)  # what operators and alerts look at
+    assert (shown.hold, shown.amount) == (held.hold, 1_234_567_890_123_457)
     await worker.settle(held, 3)
     assert await sums(redis, ALL) == Sums(spent=3)
 

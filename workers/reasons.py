@@ -4,6 +4,7 @@ import time
 
 import msgspec
 
+from batchmill.openrouter.money import dollars
 from batchmill.store.gate import NEVER, Reply, Why
 from batchmill.store.rules import Rules
 from batchmill.workers.line import LineRun
@@ -21,8 +22,8 @@ class Reason(msgspec.Struct, frozen=True):
     budget: str | None = None
 
 
-def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
-    """Say why the gate refused; None when somebody else says it, or when it is no news."""
+def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int) -> Reason | None:
+    """Say why the gate refused a line with that bound (nano-dollars); None when somebody else says it, or no news."""
     model, until = rules.model, _until(reply)
     match reply.why:
         case Why.ALARM:
@@ -42,7 +43,10 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str) -> Reason | None:
             return Reason(model, "limit", f"limit {rules.limits[reply.which - 1].name} of {model}{until}")
         case Why.BUDGET:
             name = rules.budgets[reply.which - 1].name
-            text = f"budget {name} has no room left{until}; `batchmill budgets raise {name} USD` makes some"
+            text = (
+                f"budget {name} has no room left{until} for a line that may cost {dollars(bound)}; "
+                f"`batchmill budgets raise {name} USD` makes some"
+            )
             return Reason(batch_id, "budget", text, budget=name)
         case _:
             return None

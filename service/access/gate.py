@@ -22,12 +22,15 @@ CSRF_HEADER = "x-csrf-token"
 
 _MISSING = (
     "You didn't provide an API key. Send it in a header: Authorization: Bearer bm-...; "
-    "`batchmill keys create` makes one."
+    "`batchmill keys create NAME{rehearsal}` makes one."
 )
-_WRONG = "Incorrect API key provided: it is unknown, revoked or expired. `batchmill keys list` shows those that count."
+_WRONG = (
+    "Incorrect API key provided: it is unknown, revoked or expired, or was made for another upstream. "
+    "`batchmill keys list{rehearsal}` shows those that count here."
+)
 _LOCAL_ONLY = (
     "There is no API key yet, so only this machine gets in, by its own name (127.0.0.1 or localhost). "
-    "`batchmill keys create` makes one."
+    "`batchmill keys create NAME{rehearsal}` makes one."
 )
 _FOREIGN = "Another site caused this request; it was not done."
 _NO_TOKEN = "The page is too old, or another site's: its x-csrf-token is missing or wrong. Load it again."  # noqa: S105 - a sentence
@@ -42,7 +45,7 @@ async def identify(service: Service, request: Request, *, form_token: str | None
     """
     redis, upstream = service.redis, service.upstream
     if not await service.keyring.needed(redis, upstream):
-        return _local(request)
+        return _local(service, request)
     text = _key_in(request)
     token = request.cookies.get(COOKIE)
     if text is not None:
@@ -52,9 +55,9 @@ async def identify(service: Service, request: Request, *, form_token: str | None
         key_id = await sessions.key_of(redis, token)
         key = await service.keyring.by_id(redis, upstream, key_id) if key_id else None
     else:
-        raise problems.unauthorized(_MISSING, code="missing_api_key")
+        raise problems.unauthorized(_said(_MISSING, service), code="missing_api_key")
     if key is None:
-        raise problems.unauthorized(_WRONG)
+        raise problems.unauthorized(_said(_WRONG, service))
     _enter(service, request, key)
     await _take_turn(service, request, key)
     return identity_of(key)
@@ -78,9 +81,14 @@ def identity_of(key: ApiKey) -> Identity:
     )
 
 
-def _local(request: Request) -> Identity:
+def _said(message: str, service: Service) -> str:
+    """Return a message with commands as they have to be for this upstream, to which keys belong."""
+    return message.format(rehearsal=" --simulate" if service.settings.simulate else "")
+
+
+def _local(service: Service, request: Request) -> Identity:
     if not is_local(request):
-        raise problems.unauthorized(_LOCAL_ONLY, code="missing_api_key")
+        raise problems.unauthorized(_said(_LOCAL_ONLY, service), code="missing_api_key")
     if request.method not in SAFE and not is_own(request):
         raise problems.forbidden(_FOREIGN)
     return OPERATOR

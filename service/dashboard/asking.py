@@ -74,7 +74,7 @@ def _find(operations: tuple[Operation, ...], method: str, path: str) -> tuple[Op
     for operation in operations:
         if operation.method == method and (found := _pattern(operation.path).fullmatch(path)):
             return operation, found.groupdict()
-    raise problems.not_found(f"Invalid URL ({method} {path})", code="unknown_url")
+    raise problems.unknown_url(method, path)
 
 
 @cache

@@ -13,6 +13,7 @@ from batchmill.service.access.gate import identify
 from batchmill.service.dashboard.asking import Visitor
 from batchmill.service.dashboard.forms import FIELD, local, read_form
 from batchmill.service.dashboard.rendering import page
+from batchmill.service.endpoints import failed as api_failed
 from batchmill.service.problems import ApiError
 
 View = Callable[[Visitor], Awaitable[Response]]
@@ -31,6 +32,8 @@ def seen(view: View) -> Endpoint:
     """Return the endpoint of a page. Who has no session, where one is needed, is led to the login."""
 
     async def endpoint(request: Request) -> Response:
+        if _is_client(request):
+            return api_failed(problems.unknown_url(request.method, request.url.path))
         try:
             visitor = await visitor_of(request)
             return await view(visitor)
@@ -65,6 +68,11 @@ def failed(request: Request, error: ApiError) -> Response:
         return RedirectResponse(f"/login?next={quote(request.url.path)}", _SEE_OTHER)
     title = _TITLES.get(error.status, "Something went wrong")
     return page(request, "problem.html", None, status=error.status, live=0, title=title, message=error.message)
+
+
+def _is_client(request: Request) -> bool:
+    """Whether a program asks that wants JSON alone: its base URL lacks /v1, and some pages have names of the API's."""
+    return request.headers.get("accept") == "application/json"
 
 
 async def visitor_of(request: Request, form_token: str | None = None) -> Visitor:

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from batchmill.service.access.origin import is_https
 from batchmill.service.dashboard import charts, forms
 from batchmill.service.dashboard.figures import FILTERS
 from batchmill.service.identity import Identity, Scope
@@ -71,6 +72,8 @@ def page(
         may_submit=identity is not None and Scope.SUBMIT in identity.scopes,
         theme=theme if theme in THEMES else THEMES[0],
         csrf=forms.token_of(request),
+        rehearsal=" --simulate" if request.app.state.service.settings.simulate else "",
+        api=f"http{'s' if is_https(request) else ''}://{request.url.netloc}/v1",
     )  # fmt: skip
     return HTMLResponse(text, status, _HEADERS)
 
