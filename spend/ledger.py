@@ -18,6 +18,10 @@ class Source(StrEnum):
     RECONCILED = "reconciled"  # by the upstream's own books, a late answer, or an operator's word
 
 
+CHATS = "(chats)"
+"""Stands in reports by batch for all chat completions of a project."""
+
+
 class UsageRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One call. `at` in ms of the Redis clock; `cost` in nano-dollars, of a suspect its bound.
 
@@ -47,6 +51,11 @@ class UsageRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     first_token_ms: int | None = None
     user: str | None = None  # a keyed hash of the body's `user`
     tags: tuple[str, ...] = ()  # of its batch, "key=value"
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it is a chat completion over HTTP: a batch of one line, which bears the batch's id."""
+        return self.custom_id == self.batch
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True):

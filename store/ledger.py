@@ -16,7 +16,7 @@ from operator import add
 import msgspec
 from redis.asyncio import Redis
 
-from batchmill.spend.ledger import Day, Group, Rollup, Source, Sums, UsageRecord
+from batchmill.spend.ledger import CHATS, Day, Group, Rollup, Source, Sums, UsageRecord
 from batchmill.store import keys
 from batchmill.store.scripts import Script
 
@@ -179,7 +179,8 @@ def _group(record: UsageRecord) -> Group:
 
 
 def _batch(record: UsageRecord) -> Group:
-    return Group(record.project, batch=record.batch)
+    """Return the batch of a call; chats, of which there may be millions a day, are one for each project."""
+    return Group(record.project, batch=CHATS if record.is_chat else record.batch)
 
 
 def _counts(record: UsageRecord) -> Sums:

@@ -34,6 +34,7 @@ from .gate_helpers import (
     sums,
 )  # fmt: skip
 from .store_helpers import MODEL, UPSTREAM
+from .usage_helpers import used
 
 ALL = policy_of(budget("all", 10**12, window=WindowKind.TOTAL))
 TODAY, TOMORROW = "2100-01-01", "2100-01-02"
@@ -318,3 +319,10 @@ def test_records_rollups_and_budget_agree_after_anything(steps: list[tuple[str, 
         await redis.aclose()
 
     asyncio.run(live())
+
+
+def test_chats_are_one_batch_of_their_project() -> None:
+    """There may be millions a day, each with a batch of its own."""
+    chats = [used(0, batch=f"batch_{number}", custom_id=f"batch_{number}", cost=5) for number in range(3)]
+    rows = {field: sums for which, field, sums in ledger.changes([*chats, used(1, cost=7)]) if which == 1}
+    assert sorted(rows.values()) == ["1 1 0 0 0 0 7 0", "3 3 0 0 0 0 15 0"]
