@@ -324,5 +324,5 @@ def test_records_rollups_and_budget_agree_after_anything(steps: list[tuple[str, 
 def test_chats_are_one_batch_of_their_project() -> None:
     """There may be millions a day, each with a batch of its own."""
     chats = [used(0, batch=f"batch_{number}", custom_id=f"batch_{number}", cost=5) for number in range(3)]
-    rows = {field: sums for which, field, sums in ledger.changes([*chats, used(1, cost=7)]) if which == 1}
+    rows = {field: sums for which, field, sums in ledger.changes([*chats, used(1, cost=7)]) if which == 2}
     assert sorted(rows.values()) == ["1 1 0 0 0 0 7 0", "3 3 0 0 0 0 15 0"]
