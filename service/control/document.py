@@ -1,6 +1,5 @@
 """The description of the API, made of the operations that it consists of."""
 
-from functools import lru_cache
 from importlib.metadata import version
 
 import msgspec
@@ -15,12 +14,9 @@ _PACKAGE = "batchmill"
 
 async def describe_api(call: Call[None, None]) -> Response:
     """Return the OpenAPI document (3.1) of this gateway: every operation with its types, scopes and errors."""
-    return Response(_document(call.request.app.state.operations), media_type="application/json")
-
-
-@lru_cache(maxsize=1)
-def _document(operations: tuple[Operation, ...]) -> bytes:
-    return msgspec.json.encode(document(operations, version(_PACKAGE)))
+    operations: tuple[Operation, ...] = call.request.app.state.operations
+    told = call.service.moments.keep("openapi", lambda: msgspec.json.encode(document(operations, version(_PACKAGE))))
+    return Response(told, media_type="application/json")
 
 
 OPERATIONS = (

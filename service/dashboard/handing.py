@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from batchmill.service import problems
+from batchmill.service.access.gate import COOKIE
 from batchmill.service.compat import files
 from batchmill.service.compat.batch_objects import ENDPOINT
 from batchmill.service.context import Service
@@ -49,6 +50,8 @@ async def hand_over(request: Request) -> Response:
 async def _batch_of(request: Request) -> str:
     """Return the id of the batch. What comes before the file is looked at before the file is taken. Raises ApiError."""
     forms.check_origin(request)
+    if COOKIE not in request.cookies:
+        await visitor_of(request)  # who needs a session and has none is sent to the login before anything is read
     form = Form(request.headers.get("content-type", ""), files.body_of(request.app.state.service, request))
     await form.until_file()
     forms.check_token(request, form.fields)
