@@ -6,6 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
+from batchmill.openrouter.money import to_usd
 from batchmill.store import keys
 
 _KEPT = 10_000
@@ -18,6 +19,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     at: int
     detail: dict[str, Any]
+
+
+def limit_entry(who: str, name: str, before: int, after: int, at: int = 0) -> Entry:
+    """Return that the limit of a budget is another one from then on (nano-dollars)."""
+    detail = {"budget": name, "before_usd": str(to_usd(before)), "after_usd": str(to_usd(after))}
+    return Entry(who=who, what="budget.lowered" if after < before else "budget.raised", at=at, detail=detail)
 
 
 def note(pipe: Pipeline, upstream: str, entry: Entry) -> None:

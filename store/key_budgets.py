@@ -12,7 +12,7 @@ from redis.asyncio.client import Pipeline
 from batchmill.config.policy import KeyBudget
 from batchmill.openrouter.money import to_usd
 from batchmill.store import keys, service_keys
-from batchmill.store.audit import Entry, note
+from batchmill.store.audit import limit_entry, note
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import StoreError, UnknownBudgetError
 from batchmill.store.transactions import transact
@@ -60,8 +60,7 @@ async def raise_limit(redis: Redis, upstream: str, name: str, limit: int, who: s
             raise UnknownBudgetError(name, list(known))
         before = known[name].limit
         put(pipe, upstream, msgspec.structs.replace(known[name], limit_usd=to_usd(limit)))
-        detail = {"budget": name, "before_usd": str(to_usd(before)), "after_usd": str(to_usd(limit))}
-        note(pipe, upstream, Entry(who=who, what="budget.raised", at=await now_ms(redis), detail=detail))
+        note(pipe, upstream, limit_entry(who, name, before, limit, await now_ms(redis)))
         return True
 
     await transact(redis, service_keys.key_budgets(upstream), change)

@@ -19,7 +19,7 @@ from redis.asyncio.client import Pipeline
 from batchmill.config.policy import BATCH_PREFIX, KEY_PREFIX, Budget, KeyBudget, Limit, Policy, check_limit
 from batchmill.openrouter.money import to_nano, to_usd
 from batchmill.store import key_budgets, keys, service_keys
-from batchmill.store.audit import Entry, note
+from batchmill.store.audit import Entry, limit_entry, note
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import StoreError, UnknownBudgetError, UnknownLimitError
 from batchmill.store.transactions import transact
@@ -146,7 +146,7 @@ async def raise_budget(redis: Redis, upstream: str, name: str, limit: int, who: 
         raised = {other: kept for other, kept in document.raised.items() if other != name}
         if to_usd(limit) != declared:
             raised[name] = _Raise(to_usd(limit), declared)
-        return msgspec.structs.replace(document, raised=raised), _raise_entry(who, name, before, limit)
+        return msgspec.structs.replace(document, raised=raised), limit_entry(who, name, before, limit)
 
     await _write(redis, upstream, change)
     return Raised(name, before, limit)
@@ -193,7 +193,7 @@ async def _raise_batch(redis: Redis, upstream: str, batch_id: str, limit: int, w
         before = int(found)
         pipe.execute_command("HSET", budget, "limit", limit)
         pipe.execute_command("HINCRBY", keys.books(upstream), "version", 1)
-        note(pipe, upstream, _raise_entry(who, batch_id, before, limit, await now_ms(redis)))
+        note(pipe, upstream, limit_entry(who, batch_id, before, limit, await now_ms(redis)))
         return True
 
     async def show_limit(pipe: Pipeline) -> bool:
@@ -239,11 +239,6 @@ def _read(document: bytes | None) -> _Document:
         raise StoreError(
             f"the policy in Redis can't be used here ({error}): is this batchmill older than the one that wrote it?"
         ) from error
-
-
-def _raise_entry(who: str, name: str, before: int, after: int, at: int = 0) -> Entry:
-    detail = {"budget": name, "before_usd": str(to_usd(before)), "after_usd": str(to_usd(after))}
-    return Entry(who=who, what="budget.raised", at=at, detail=detail)
 
 
 def _tune_entry(who: str, before: Limit, after: Limit) -> Entry:

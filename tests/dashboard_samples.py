@@ -213,4 +213,4 @@ def fleet() -> shapes.Fleet:
         for n in range(4)
     )  # fmt: skip
     return shapes.Fleet(at=NOW, upstream="openrouter.ai", workers=workers, alive=3, in_air=150, concurrency=100,
-                        lanes=overview().lanes)  # fmt: skip
+                        room=300, lanes=overview().lanes)  # fmt: skip

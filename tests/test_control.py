@@ -160,6 +160,13 @@ async def test_of_another_project_nothing_exists(ran: Ran) -> None:
         assert ran.evals.id.encode() not in msgspec.json.encode(view), type(view)
 
 
+async def test_a_project_is_not_told_what_the_workers_have_in_the_air(ran: Ran) -> None:
+    seen = await fleet.fleet(service_of(ran.scene.store.redis, ran.scene.settings), OTHERS)
+    assert seen.alive == 2
+    assert seen.in_air is None
+    assert {(worker.in_air, worker.held_usd, worker.models) for worker in seen.workers} == {(None, None, None)}
+
+
 async def counted(client: httpx.AsyncClient) -> bool:
     """Whether the workers have told what they counted, which they do each second."""
     whole = await get(client, "/v1/overview")
@@ -181,6 +188,7 @@ async def test_models_tell_how_they_do(ran: Ran, client: httpx.AsyncClient) -> N
 async def test_the_fleet_and_what_it_did(ran: Ran, client: httpx.AsyncClient) -> None:
     told = await get(client, "/v1/fleet")
     assert (told["alive"], told["in_air"], len(told["workers"])) == (2, 0, 2)
+    assert told["room"] == 2 * told["concurrency"]
     assert all(worker["alive"] and worker["silent_seconds"] < 10 for worker in told["workers"])
     await wait_until(lambda: counted(client), "the calls are counted")
     whole = await get(client, "/v1/overview")

@@ -71,7 +71,7 @@ async def test_a_budget_is_raised_and_lowered_and_everybody_sees_who_did_it(clie
     assert told["budget"]["declared_usd"] == 10
     assert exact(await client.patch("/v1/budgets/all", content=b'{"limit_usd": "0.000000001"}'))["after_usd"] == 1e-9
     entries = exact(await client.get("/v1/audit"))["data"]
-    assert [entry["what"] for entry in entries] == ["budget.raised", "budget.raised", "policy.applied"]
+    assert [entry["what"] for entry in entries] == ["budget.lowered", "budget.raised", "policy.applied"]
     assert entries[0]["who"] == "somebody on this machine"
     names = {one["name"]: one["limit_usd"] for one in exact(await client.get("/v1/budgets"))["data"]}
     assert names == {"all": 1e-9, "evals-cap": 4, "others-cap": 3}

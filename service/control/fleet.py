@@ -21,13 +21,16 @@ async def fleet(service: Service, identity: Identity) -> Fleet:
     found = await service.moments.get(("workers",), lambda: presence.workers(service.redis, service.upstream, _SINCE))
     now = await now_ms(service.redis)
     whole = identity.project is None
+    alive = [one for one in found if one.alive]
+    concurrency = service.settings.worker.concurrency
     return Fleet(
         at=now // MS,
         upstream=service.upstream,
         workers=tuple(_worker(one, now, whole=whole) for one in found),
-        alive=sum(one.alive for one in found),
-        in_air=sum(sum(one.in_air.values()) for one in found if one.alive),
-        concurrency=service.settings.worker.concurrency,
+        alive=len(alive),
+        in_air=sum(sum(one.in_air.values()) for one in alive) if whole else None,
+        concurrency=concurrency,
+        room=concurrency * len(alive),
         lanes=await lanes(service, identity.project),
         refused=await batches.account_refusal(service.redis, service.upstream) if whole else None,
     )
@@ -39,7 +42,7 @@ def _worker(one: Present, now: int, *, whole: bool) -> Worker:
         alive=one.alive,
         last_heartbeat_at=one.beat_ms // MS,
         silent_seconds=max(0, now - one.beat_ms) / MS,
-        in_air=sum(one.in_air.values()),
+        in_air=sum(one.in_air.values()) if whole else None,
         held_usd=to_usd(one.held) if whole else None,
         models=dict(sorted(one.in_air.items())) if whole else None,
     )

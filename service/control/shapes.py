@@ -103,26 +103,30 @@ class Overview(Shape, frozen=True):
 
 
 class Worker(Shape, frozen=True):
-    """A worker process. `models`: what it has in the air, by model; both null for a project's key."""
+    """A worker process. What it has in the air, by model in `models`, and holds is null for a project's key."""
 
     id: str
     alive: bool
     last_heartbeat_at: int
     silent_seconds: float
-    in_air: int
+    in_air: int | None = None
     held_usd: Decimal | None = None
     models: dict[str, int] | None = None
 
 
 class Fleet(Shape, frozen=True):
-    """The workers of the last hour, those alive first. `refused`: why the upstream refuses the account, if it does."""
+    """The workers of the last hour, those alive first. `refused`: why the upstream refuses the account, if it does.
+
+    `in_air` is null for a project's key, which would tell by it that others are at work.
+    """
 
     at: int
     upstream: str
     workers: tuple[Worker, ...]
     alive: int
-    in_air: int
+    in_air: int | None
     concurrency: int  # lines in the air that each worker is let, as this gateway's settings say
+    room: int  # and that all of them are let that are alive
     lanes: tuple[Lane, ...]
     refused: str | None = None
 
