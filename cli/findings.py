@@ -1,6 +1,7 @@
 """What `batchmill check` looks at, one step each; a step that fails does not keep the others from being taken."""
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from batchmill.cli import exit_codes
@@ -28,6 +29,7 @@ async def examine(
         found.append(Finding("settings", Level.FAIL, str(error)))
         return exit_codes.UNUSABLE
     found.append(Finding("settings", Level.OK, _source(config_file, settings)))
+    found += extras(settings)
     known = await _examine_redis(settings, found)
     refused = await examine_account(settings, known, found)
     if refused:
@@ -39,6 +41,28 @@ async def examine(
 def _source(config_file: Path | None, settings: Settings) -> str:
     file = config_file or settings.config_file
     return f"from {file} and the environment" if file else "from the environment and the defaults; no config file"
+
+
+def extras(settings: Settings) -> list[Finding]:
+    """Tell of what the settings ask for and what was not installed with batchmill, where anything is asked for."""
+    asked = []
+    if settings.tracing.endpoint:
+        asked.append(("otel", "opentelemetry.exporter.otlp.proto.http", "lines are traced"))
+    if settings.archive.kind == "file":
+        asked.append(("archive", "pyarrow", "the archive is of Parquet files"))
+    return [
+        Finding("extras", Level.OK, what)
+        if _is_here(module)
+        else Finding("extras", Level.WARN, f"{what}: not here, without pip install 'batchmill[{extra}]'")
+        for extra, module, what in asked
+    ]
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is a part of is missing
+        return False
 
 
 async def _examine_redis(settings: Settings, found: list[Finding]) -> Known | None:

@@ -5,7 +5,11 @@ import signal
 
 import pytest
 
+from batchmill.cli import findings
+from batchmill.cli.finding import Level
 from batchmill.cli.main import cli
+from batchmill.config.sections import ArchiveSettings, TracingSettings
+from batchmill.config.settings import Settings
 
 from .cli_helpers import Desk, SimulatorProcess, desk, ended, interrupt, shared_simulator, simulator, values, wait_until
 
@@ -121,6 +125,19 @@ def test_check_says_what_is_well_and_what_is_not(desk: Desk) -> None:
     bad = desk.run("check", "--redis", "redis://127.0.0.1:1/0")
     assert bad.code == 2
     assert "can't be reached" in bad.out
+
+
+def test_check_warns_of_an_extra_that_is_wanted_and_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(
+        tracing=TracingSettings(endpoint="http://collector.test:4318"), archive=ArchiveSettings(kind="file")
+    )
+    assert [found.level for found in findings.extras(settings)] == [Level.OK, Level.OK]
+    monkeypatch.setattr(findings, "_is_here", lambda _: False)
+    traces, archive = findings.extras(settings)
+    assert (traces.level, archive.level) == (Level.WARN, Level.WARN)
+    assert "batchmill[otel]" in traces.message
+    assert "batchmill[archive]" in archive.message
+    assert findings.extras(Settings()) == []
 
 
 def test_check_warns_of_a_webhook_that_can_not_be_signed(desk: Desk) -> None:
