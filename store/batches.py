@@ -42,6 +42,11 @@ class ShardWork(msgspec.Struct, frozen=True):
     terms: Terms = Terms()
 
 
+ALARMED = (
+    "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
+    "until `batchmill budgets accept-restored`"
+)
+
 _decode_tried = msgspec.msgpack.Decoder(Tried).decode
 _decode_payload = msgspec.msgpack.Decoder(ShardPayload).decode
 
@@ -59,9 +64,12 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     found = _status(facts)
     if found.state.terminal:
         return found
-    alive = await redis.execute_command(
-        "ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf"
-    )
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.execute_command("ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf")
+        pipe.execute_command("HEXISTS", keys.books(found.upstream), "alarm")
+        alive, alarmed = await pipe.execute()
+    if alarmed:  # whatever the restored books say to be in the air
+        return msgspec.structs.replace(found, blocked_on=ALARMED, blocked_by=("alarm",))
     running = sum(int(count) for worker, count in air.items() if worker in alive)
     found = msgspec.structs.replace(found, running=min(running, found.total - found.done))
     if found.running or not found.pending:

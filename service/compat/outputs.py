@@ -73,6 +73,18 @@ async def output_of(service: Service, file_id: str, *, empty: bool = False) -> O
     return found if found.lines or (empty and not status.state.terminal) else None
 
 
+async def kept(service: Service, file_id: str) -> Output | None:
+    """Return a batch's file by its results, though it was written: the storage may have lost it. None: no results."""
+    named = batch_of(file_id)
+    if named is None:
+        return None
+    batch_id, errors = named
+    try:
+        return Output(file_id, await batches.status(service.redis, batch_id), errors)
+    except UnknownBatchError:
+        return None
+
+
 async def looked_at(service: Service, output: Output) -> Output:
     """Return a file as it is now. Raises UnknownBatchError."""
     return Output(output.id, await _status(service, output.status.id), output.errors)
