@@ -63,7 +63,7 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
     found = _status(facts)
     if found.state.terminal:
-        return found
+        return found if found.handed is None or found.files_at is not None else await _unwritten(redis, found)
     async with redis.pipeline(transaction=False) as pipe:
         pipe.execute_command("ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf")
         pipe.execute_command("HEXISTS", keys.books(found.upstream), "alarm")
@@ -101,6 +101,15 @@ async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> 
     if not said:
         return ("place",), "no free place: the workers are busy with other lines"
     return tuple(kind for kind, _, _ in said), "; ".join(text for _, _, text in said)
+
+
+async def _unwritten(redis: Redis, found: BatchStatus) -> BatchStatus:
+    """Return a batch that is over but for its output files, with why they are not written, if somebody tried."""
+    said = await redis.execute_command("GET", keys.blocked(found.upstream, found.id))
+    kind, _, text = said.decode().partition("|") if said else ("", "", "")
+    if kind != "storage":  # of when it still ran
+        return found
+    return msgspec.structs.replace(found, blocked_on=text, blocked_by=(kind,))
 
 
 async def exists(redis: Redis, batch_id: str) -> bool:

@@ -297,7 +297,13 @@ async def test_storage_that_fails_for_one_batch_keeps_nobody_else_waiting(
     await write_outputs(service)
     assert await outputs.waiting(redis) == [first.id]
     assert (await batches.status(redis, second.id)).output_file
+    stuck = await batches.status(redis, first.id)
+    assert (stuck.blocked_by, "storage of files" in (stuck.blocked_on or "")) == (("storage",), True)
     assert 0 < await redis.pttl(service_keys.finalizing(first.id)) <= 5000  # then somebody tries again
+    monkeypatch.undo()
+    await redis.delete(service_keys.finalizing(first.id))
+    await write_outputs(service)
+    assert (await batches.status(redis, first.id)).blocked_on is None
 
 
 async def test_a_batch_that_is_gone_waits_no_more(redis: Redis, service: Service) -> None:
