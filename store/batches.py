@@ -93,7 +93,7 @@ async def say_blocked(redis: Redis, upstream: str, scope: str, kind: str, reason
 async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> tuple[tuple[str, ...], str]:
     if not any_worker:
         return ("worker",), f"no worker for {found.upstream}"
-    scopes = ["alarm", "refused", "account", found.id, *found.models]
+    scopes = ["refused", "account", found.id, *found.models]
     if any(model.endswith(":free") for model in found.models):
         scopes.append(":free")
     reasons = await redis.execute_command("MGET", *(keys.blocked(found.upstream, scope) for scope in scopes))
