@@ -105,8 +105,8 @@ class ObjectBlobs:
         return sorted(found)
 
     def _failed(self, error: Exception) -> StorageError:
-        hint = _hint(str(error))
-        return StorageError(f"the storage of files ({self._where}) can't be used: {hint or error}")
+        said, _, _ = str(error).partition("\n")  # what follows is obstore's own state, over forty lines
+        return StorageError(f"the storage of files ({self._where}) can't be used: {_hint(str(error)) or said}")
 
 
 def _hint(said: str) -> str:

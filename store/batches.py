@@ -42,6 +42,11 @@ class ShardWork(msgspec.Struct, frozen=True):
     terms: Terms = Terms()
 
 
+ALARMED = (
+    "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
+    "until `batchmill budgets accept-restored`"
+)
+
 _decode_tried = msgspec.msgpack.Decoder(Tried).decode
 _decode_payload = msgspec.msgpack.Decoder(ShardPayload).decode
 
@@ -58,10 +63,13 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     now_ms = int(seconds) * 1000 + int(microseconds) // 1000
     found = _status(facts)
     if found.state.terminal:
-        return found
-    alive = await redis.execute_command(
-        "ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf"
-    )
+        return found if found.handed is None or found.files_at is not None else await _unwritten(redis, found)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.execute_command("ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf")
+        pipe.execute_command("HEXISTS", keys.books(found.upstream), "alarm")
+        alive, alarmed = await pipe.execute()
+    if alarmed:  # whatever the restored books say to be in the air
+        return msgspec.structs.replace(found, blocked_on=ALARMED, blocked_by=("alarm",))
     running = sum(int(count) for worker, count in air.items() if worker in alive)
     found = msgspec.structs.replace(found, running=min(running, found.total - found.done))
     if found.running or not found.pending:
@@ -85,7 +93,7 @@ async def say_blocked(redis: Redis, upstream: str, scope: str, kind: str, reason
 async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> tuple[tuple[str, ...], str]:
     if not any_worker:
         return ("worker",), f"no worker for {found.upstream}"
-    scopes = ["alarm", "refused", "account", found.id, *found.models]
+    scopes = ["refused", "account", found.id, *found.models]
     if any(model.endswith(":free") for model in found.models):
         scopes.append(":free")
     reasons = await redis.execute_command("MGET", *(keys.blocked(found.upstream, scope) for scope in scopes))
@@ -93,6 +101,15 @@ async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> 
     if not said:
         return ("place",), "no free place: the workers are busy with other lines"
     return tuple(kind for kind, _, _ in said), "; ".join(text for _, _, text in said)
+
+
+async def _unwritten(redis: Redis, found: BatchStatus) -> BatchStatus:
+    """Return a batch that is over but for its output files, with why they are not written, if somebody tried."""
+    said = await redis.execute_command("GET", keys.blocked(found.upstream, found.id))
+    kind, _, text = said.decode().partition("|") if said else ("", "", "")
+    if kind != "storage":  # of when it still ran
+        return found
+    return msgspec.structs.replace(found, blocked_on=text, blocked_by=(kind,))
 
 
 async def exists(redis: Redis, batch_id: str) -> bool:

@@ -9,7 +9,8 @@
 --       then of each limit: requests a minute, their capacity, tokens a minute, their capacity, requests a day, most
 --       in the air ('' = none)
 --       then of each line: hold id, bound (nano-dollars), tokens at most
--- Returns { lines looked at from the front, why it ended there, which scope, budget or limit (from 1), ms to wait
+-- Returns { lines looked at from the front, why it ended there, which scope, budget or limit (from 1; of a breaker: 1
+-- when an operator tripped it), ms to wait
 -- (-1 = nobody knows), now (ms), then the places (from 1) of lines before that which no budget has room for }.
 -- why: '' all looked at | alarm | policy | window | pause | breaker | share | limit | budget (all that were left)
 -- Repeated with the same numbers, it says the same again and does nothing. A call that arrives after one with a higher
@@ -60,7 +61,9 @@ local facts = redis.call('HMGET', model, 'state', 'until', 'in_air', 'window', '
 local state, opens = facts[1] or 'closed', tonumber(facts[2] or 0)
 local in_air, probing, places = tonumber(facts[3] or 0), tonumber(facts[6] or 0), nil
 if state == 'open' then
-  if opens == -1 or now < opens then return refuse('breaker', 0, opens == -1 and -1 or opens - now) end
+  if opens == -1 or now < opens then
+    return refuse('breaker', opens == -1 and 1 or 0, opens == -1 and -1 or opens - now)
+  end
   state = 'half' -- probes that are still in the air from the last time count as well
   redis.call('HSET', model, 'state', state, 'good', 0)
 end

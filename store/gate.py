@@ -52,8 +52,9 @@ class Ask(msgspec.Struct, frozen=True):
 class Reply(msgspec.Struct, frozen=True):
     """What the gate said. Of the first `looked` candidates all are held but those at the places `skipped`.
 
-    `why` says what ended it there; `which` is the place of the scope, limit or budget in the rules (from 1), `wait`
-    in milliseconds or NEVER, `now` the clock of Redis in milliseconds.
+    `why` says what ended it there; `which` is the place of the scope, limit or budget in the rules (from 1; of
+    a breaker: 1 when an operator tripped it, else 0), `wait` in milliseconds or NEVER, `now` the clock of Redis in
+    milliseconds.
     """
 
     looked: int

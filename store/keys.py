@@ -89,7 +89,8 @@ def pulse(upstream: str) -> str:
 
 
 def blocked(upstream: str, scope: str) -> str:
-    """String: why lines of the scope wait. Expires when the wait does. Written by workers.
+    """String: why lines of the scope wait. Expires when the wait does. Written by workers, and by gateways of a
+    batch whose output files can't be written.
 
     A scope is a model id, a batch id, `:free`, `account` (a limit), `refused` (the account itself) or `alarm`. The
     value is the kind of reason, `|`, and the reason in words.

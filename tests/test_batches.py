@@ -84,6 +84,19 @@ async def test_a_batch_that_nobody_works_on_says_so(redis: Redis) -> None:
     assert waiting == "no free place: the workers are busy with other lines"
 
 
+async def test_an_alarm_is_said_even_of_lines_that_seem_to_be_in_the_air(redis: Redis) -> None:
+    batch_id = await batch_of(redis, 3)
+    await alive(redis, "one")
+    # as a restored copy has it, of a worker that lives on
+    await redis.execute_command("HSET", keys.air(batch_id), "one", 3)
+    await redis.expire(keys.air(batch_id), 60)
+    assert (await batches.status(redis, batch_id)).blocked_by == ()
+    await redis.execute_command("HSET", keys.books(UPSTREAM), "alarm", b'{"seen":7}')
+    status = await batches.status(redis, batch_id)
+    assert (status.running, status.blocked_by) == (0, ("alarm",))
+    assert "accept-restored" in (status.blocked_on or "")
+
+
 async def test_a_batch_says_which_limit_it_waits_for(redis: Redis) -> None:
     batch_id = await batch_of(redis, 2)
     await alive(redis, "one")

@@ -38,7 +38,7 @@ REFUSALS: dict[str, tuple[Step, Why, int, int]] = {
     "the account is refused": (write(PAUSES, "refused", f"{NOON + 5}|402"), Why.PAUSE, 3, 5),
     "an operator pauses": (write(PAUSES, f"op:{MODEL}", "-1|operator"), Why.PAUSE, 4, NEVER),
     "the breaker is open": (write(model_key(), "state", "open", "until", NOON + 900), Why.BREAKER, 0, 900),
-    "an operator tripped": (write(model_key(), "state", "open", "until", -1), Why.BREAKER, 0, NEVER),
+    "an operator tripped": (write(model_key(), "state", "open", "until", -1), Why.BREAKER, 1, NEVER),
     "probes are out": (write(model_key(), "state", "half", "probing", 3), Why.BREAKER, 0, NEVER),
     "the return is gradual": (write(model_key(), "window", "2.9", "in_air", 2), Why.BREAKER, 0, NEVER),
     "the share is used": (write(model_key(), "share", "2.9", "in_air", 2), Why.SHARE, 0, NEVER),

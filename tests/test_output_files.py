@@ -181,6 +181,23 @@ async def test_once_over_both_files_are_like_any(redis: Redis, client: httpx.Asy
     assert after.content == batch.output[1]
 
 
+async def test_a_file_that_the_storage_lost_is_rendered_from_its_results(
+    redis: Redis, client: httpx.AsyncClient, service: Service
+) -> None:
+    batch = await running(redis, 3)
+    await batch.finish(answered(0), rejected(1), answered(2))
+    await write_outputs(service)
+    for errors, lines in ((False, batch.output), (True, batch.errors)):
+        path = batch.path(errors=errors)
+        await service.blobs.delete((await file_for(service, OPERATOR, path.rpartition("/")[2])).blob)
+        answer = await client.get(path + "/content")
+        assert (shown(answer), answer.content) == ((200, None, str(len(lines))), b"".join(lines))
+    part = await client.get(batch.path() + "/content", headers={"range": f"bytes={len(batch.output[0])}-"})
+    assert (part.status_code, part.content) == (206, batch.output[1])
+    assert await purge.remove(redis, batch.id)
+    assert (await client.get(batch.path() + "/content")).status_code == 404
+
+
 async def test_an_empty_file_does_not_exist_and_a_deleted_one_does_not_come_back(
     redis: Redis, client: httpx.AsyncClient, service: Service
 ) -> None:
@@ -280,7 +297,13 @@ async def test_storage_that_fails_for_one_batch_keeps_nobody_else_waiting(
     await write_outputs(service)
     assert await outputs.waiting(redis) == [first.id]
     assert (await batches.status(redis, second.id)).output_file
+    stuck = await batches.status(redis, first.id)
+    assert (stuck.blocked_by, "storage of files" in (stuck.blocked_on or "")) == (("storage",), True)
     assert 0 < await redis.pttl(service_keys.finalizing(first.id)) <= 5000  # then somebody tries again
+    monkeypatch.undo()
+    await redis.delete(service_keys.finalizing(first.id))
+    await write_outputs(service)
+    assert (await batches.status(redis, first.id)).blocked_on is None
 
 
 async def test_a_batch_that_is_gone_waits_no_more(redis: Redis, service: Service) -> None:

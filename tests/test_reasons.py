@@ -29,7 +29,13 @@ def refused(why: Why, which: int = 1, wait: int = 60_000) -> Reason | None:
     [
         (refused(Why.LIMIT), "a/b", "limit", "limit slow of a/b until 2026-11-24 12:01:00 UTC"),
         (refused(Why.BREAKER), "a/b", "breaker", "the breaker of a/b is open until 2026-11-24 12:01:00 UTC"),
-        (refused(Why.BREAKER, wait=NEVER), "a/b", "breaker", "a/b is being probed"),
+        (refused(Why.BREAKER, 0, NEVER), "a/b", "breaker", "a/b is being probed"),
+        (
+            refused(Why.BREAKER, 1, NEVER),
+            "a/b",
+            "breaker",
+            "the breaker of a/b was tripped by an operator, until `batchmill breakers reset a/b`",
+        ),
         (
             refused(Why.BUDGET, 2),
             "batch_1",

@@ -5,6 +5,7 @@ import time
 import msgspec
 
 from batchmill.openrouter.money import dollars
+from batchmill.store.batches import ALARMED
 from batchmill.store.gate import NEVER, Reply, Why
 from batchmill.store.rules import Rules
 from batchmill.workers.line import LineRun
@@ -27,16 +28,11 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int) -> Reason |
     model, until = rules.model, _until(reply)
     match reply.why:
         case Why.ALARM:
-            text = (
-                "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
-                "until `batchmill budgets accept-restored`"
-            )
-            return Reason("alarm", "alarm", text)
+            return Reason("alarm", "alarm", ALARMED)
         case Why.PAUSE if rules.scopes[reply.which - 1].startswith("op:"):
             return Reason(model, "pause", f"{model} is paused by an operator until `batchmill resume {model}`")
         case Why.BREAKER:
-            text = f"the breaker of {model} is open{until}" if reply.wait != NEVER else f"{model} is being probed"
-            return Reason(model, "breaker", text)
+            return Reason(model, "breaker", _of_breaker(model, reply))
         case Why.SHARE:
             return Reason(model, "share", f"{model} takes fewer lines at once for now: there were too many")
         case Why.LIMIT:
@@ -57,6 +53,14 @@ def as_asked(reason: Reason, run: LineRun) -> Reason:
     if run.trip is None or reason.scope != run.model:
         return reason
     return msgspec.structs.replace(reason, scope=run.asked)
+
+
+def _of_breaker(model: str, reply: Reply) -> str:
+    if reply.wait != NEVER:
+        return f"the breaker of {model} is open{_until(reply)}"
+    if reply.which:
+        return f"the breaker of {model} was tripped by an operator, until `batchmill breakers reset {model}`"
+    return f"{model} is being probed"
 
 
 def _until(reply: Reply) -> str:

@@ -15,7 +15,6 @@ from batchmill.service.compat.growing import Growing
 from batchmill.service.compat.outputs import Output
 from batchmill.service.context import Service
 from batchmill.service.ranges import begins_at, range_of
-from batchmill.storage.blobs import MissingBlobError
 from batchmill.store.files import FileRecord
 
 MEDIA = "application/jsonl"
@@ -36,13 +35,13 @@ def no_such(file_id: str) -> problems.ApiError:
 
 
 async def stored(service: Service, record: FileRecord, request: Request, wanted: Wanted) -> Response:
-    """Answer with a file that is in storage. Raises ApiError."""
+    """Answer with a file that is in storage. Raises ApiError, and MissingBlobError when its bytes are gone."""
     headers = {"etag": f'"{record.id}"', "accept-ranges": "bytes", **_saved_as(record.filename)}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
     if wanted.after_line is not None:
         parts = _after_line(service.blobs.read(record.blob), wanted.after_line)
-        return StreamingResponse(await _begun(parts, record.id), headers=headers, media_type=MEDIA)
+        return StreamingResponse(await _begun(parts), headers=headers, media_type=MEDIA)
     asked = range_of(request.headers.get("range"), record.bytes)
     if request.headers.get("if-range", headers["etag"]) != headers["etag"]:
         asked = None
@@ -52,7 +51,7 @@ async def stored(service: Service, record: FileRecord, request: Request, wanted:
     headers["content-length"] = str(len(span))
     if asked:
         headers["content-range"] = f"bytes {span.start}-{span.stop - 1}/{record.bytes}"
-    body = await _begun(service.blobs.read(record.blob, span.start, span.stop), record.id)
+    body = await _begun(service.blobs.read(record.blob, span.start, span.stop))
     return StreamingResponse(body, 206 if asked else 200, headers, MEDIA)
 
 
@@ -112,12 +111,9 @@ def _saved_as(filename: str) -> dict[str, str]:
     return {"content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}"}
 
 
-async def _begun(parts: AsyncIterator[bytes], file_id: str) -> AsyncIterator[bytes]:
+async def _begun(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Return the parts once the first of them is there, so that what is missing is told by a status."""
-    try:
-        first = await anext(parts, b"")
-    except MissingBlobError as error:
-        raise no_such(file_id) from error
+    first = await anext(parts, b"")
 
     async def all_of_them() -> AsyncIterator[bytes]:
         yield first

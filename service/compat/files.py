@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -21,9 +22,11 @@ from batchmill.service.context import Service
 from batchmill.service.identity import Identity, Scope
 from batchmill.service.multipart import Form
 from batchmill.service.operations import Answer, Call, Operation
-from batchmill.storage.blobs import Blobs, StorageError
+from batchmill.storage.blobs import Blobs, MissingBlobError, StorageError
 from batchmill.store import files
 from batchmill.store.files import FileRecord
+
+log = structlog.get_logger()
 
 _AROUND = 256 * 1024  # bytes of a form beside its file
 _MOST_LISTED = 10_000
@@ -199,7 +202,14 @@ async def file_content(call: Call[contents.Wanted, None]) -> Response:
     """
     found = await _found(call.service, call.identity, call.path("file_id"), empty=True)
     if isinstance(found, FileRecord):
-        return await contents.stored(call.service, found, call.request, call.query)
+        try:
+            return await contents.stored(call.service, found, call.request, call.query)
+        except MissingBlobError as error:
+            lost = await outputs.kept(call.service, found.id)
+            if lost is None:
+                raise contents.no_such(found.id) from error
+            log.warning("file.lost", file=found.id, rendered=True)
+            found = lost
     return await contents.growing(call.service, found, call.request, call.query)
 
 

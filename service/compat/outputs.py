@@ -16,6 +16,7 @@ from batchmill.config.errors import BatchmillError
 from batchmill.service.compat.growing import CutError, Growing, lines_of
 from batchmill.service.compat.ids import batch_of, blob_of, error_file_id, output_file_id
 from batchmill.service.context import Service
+from batchmill.storage.blobs import StorageError
 from batchmill.store import batches, files, intakes, outputs
 from batchmill.store.clock import now_ms
 from batchmill.store.errors import UnknownBatchError
@@ -29,6 +30,7 @@ LEASE = 60.0
 
 _PAUSE = 5.0  # seconds after a failure until somebody tries again
 _DAY = 86_400
+_UNWRITTEN = "the storage of files takes no output files just now: it is full, read-only, or can't be reached"
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -71,6 +73,18 @@ async def output_of(service: Service, file_id: str, *, empty: bool = False) -> O
         return None  # it was deleted, has expired, or would have been empty
     found = Output(file_id, status, errors)
     return found if found.lines or (empty and not status.state.terminal) else None
+
+
+async def kept(service: Service, file_id: str) -> Output | None:
+    """Return a batch's file by its results, though it was written: the storage may have lost it. None: no results."""
+    named = batch_of(file_id)
+    if named is None:
+        return None
+    batch_id, errors = named
+    try:
+        return Output(file_id, await batches.status(service.redis, batch_id), errors)
+    except UnknownBatchError:
+        return None
 
 
 async def looked_at(service: Service, output: Output) -> Output:
@@ -136,9 +150,13 @@ async def _write(service: Service, batch_id: str) -> None:
         return
     if not status.state.terminal:
         return
-    for errors in (False, True):
-        if lines_of(status, errors=errors):
-            await _write_file(service, status, errors=errors)
+    try:
+        for errors in (False, True):
+            if lines_of(status, errors=errors):
+                await _write_file(service, status, errors=errors)
+    except StorageError:
+        await batches.say_blocked(service.redis, status.upstream, batch_id, "storage", _UNWRITTEN, 6 * _PAUSE)
+        raise
     output, failures = (lines_of(status, errors=errors) > 0 for errors in (False, True))
     if not await outputs.mark_written(service.redis, status, output=output, errors=failures):
         await _take_back(service, batch_id)
