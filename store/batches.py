@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from batchmill.config.typed import typed
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, service_keys
 from batchmill.store.errors import UnknownBatchError
@@ -84,7 +85,7 @@ async def say_blocked(redis: Redis, upstream: str, scope: str, kind: str, reason
 
 async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> tuple[tuple[str, ...], str]:
     if not any_worker:
-        return ("worker",), f"no worker for {found.upstream}"
+        return ("worker",), f"no worker for {found.upstream}; {typed('worker', found.upstream)} starts one"
     scopes = ["alarm", "refused", "account", found.id, *found.models]
     if any(model.endswith(":free") for model in found.models):
         scopes.append(":free")

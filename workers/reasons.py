@@ -4,6 +4,7 @@ import time
 
 import msgspec
 
+from batchmill.config.typed import typed
 from batchmill.openrouter.money import dollars
 from batchmill.store.gate import NEVER, Reply, Why
 from batchmill.store.rules import Rules
@@ -22,18 +23,21 @@ class Reason(msgspec.Struct, frozen=True):
     budget: str | None = None
 
 
-def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int) -> Reason | None:
-    """Say why the gate refused a line with that bound (nano-dollars); None when somebody else says it, or no news."""
+def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int, upstream: str) -> Reason | None:
+    """Say why the gate refused a line with that bound (nano-dollars); None when somebody else says it, or no news.
+
+    `upstream` is whose books it keeps: the commands that are named look into the same.
+    """
     model, until = rules.model, _until(reply)
     match reply.why:
         case Why.ALARM:
             text = (
                 "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
-                "until `batchmill budgets accept-restored`"
+                f"until {typed('budgets accept-restored', upstream)}"
             )
             return Reason("alarm", "alarm", text)
         case Why.PAUSE if rules.scopes[reply.which - 1].startswith("op:"):
-            return Reason(model, "pause", f"{model} is paused by an operator until `batchmill resume {model}`")
+            return Reason(model, "pause", f"{model} is paused by an operator until {typed(f'resume {model}', upstream)}")
         case Why.BREAKER:
             text = f"the breaker of {model} is open{until}" if reply.wait != NEVER else f"{model} is being probed"
             return Reason(model, "breaker", text)
@@ -45,7 +49,7 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int) -> Reason |
             name = rules.budgets[reply.which - 1].name
             text = (
                 f"budget {name} has no room left{until} for a line that may cost {dollars(bound)}; "
-                f"`batchmill budgets raise {name} USD` makes some"
+                f"{typed(f'budgets raise {name} USD', upstream)} makes some"
             )
             return Reason(batch_id, "budget", text, budget=name)
         case _:
