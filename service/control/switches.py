@@ -8,7 +8,7 @@ from batchmill.service.context import Service
 from batchmill.service.control.common import pause_shape, seconds
 from batchmill.service.control.shapes import Breakers, BreakerState, Pauses
 from batchmill.service.identity import Identity
-from batchmill.store import gauges, operators
+from batchmill.store import gauges, operators, policy
 from batchmill.store.catalogue import kept_of
 from batchmill.store.gauges import ModelGauge
 from batchmill.store.operators import UnknownModelError, lanes_of
@@ -45,7 +45,7 @@ async def pause(
     """Send nothing for a model until somebody resumes it; what is in the air lands.
 
     Raises ApiError 404 for one that is neither listed nor was handed over: a typing error would look like a pause, and
-    everything would still be sent. With `force` any model is paused.
+    everything would still be sent; so it would for an alias. With `force` any model is paused.
     """
     if not force:
         await _check_known(service, model)
@@ -87,6 +87,9 @@ async def _check_known(service: Service, model: str) -> None:
     shelf = Shelf(kept.models if kept else {})
     if not len(shelf) or shelf.find(model) is not None or model in await lanes_of(service.redis, service.upstream):
         return  # who lists no models may have any
+    in_force = await policy.live(service.redis, service.upstream)
+    if alias := in_force.policy.alias(model):
+        raise problems.not_found(f"'{model}' stands for several models; pause those: {', '.join(alias.models)}.", "model")
     near = shelf.nearest(model)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise problems.not_found(
