@@ -50,7 +50,8 @@ async def _status(batch_id: str | None, settings: "Settings", watch: bool, as_js
     async with open_store(settings) as store:
         if batch_id and (found := await before.found(store.redis, batch_id, wait=watch)):
             return before.show(found, as_json=as_json)
-        view = View(Producer(store.redis, settings), batch_id, limit, settings.upstream_name if settings.simulate else None)
+        upstream = settings.upstream_name if settings.simulate else None  # without, of all
+        view = View(Producer(store.redis, settings), batch_id, limit, upstream)
         if as_json:
             return await view.print_json()
         return await (view.watch() if watch else view.print_once())

@@ -34,7 +34,10 @@ async def page(redis: Redis, project: str | None, after: str | None, limit: int)
 
 
 async def newest(redis: Redis, count: int, upstream: str | None = None) -> list[BatchStatus]:
-    """Return the newest batches (for one upstream), newest first; without those that are no batch yet, and single lines of a chat."""
+    """Return the newest batches (for one upstream), newest first.
+
+    Without those that are no batch yet, and single lines of a chat.
+    """
     found: list[BatchStatus] = []
     after: str | None = None
     while len(found) < count:

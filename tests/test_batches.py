@@ -36,7 +36,6 @@ from .store_helpers import (
     staged,
 )
 
-
 NOBODY = f"no worker for {UPSTREAM}; `batchmill worker` starts one"
 
 

@@ -195,7 +195,7 @@ async def test_a_pause_that_would_hold_nothing_back_is_refused_unless_it_is_forc
 ) -> None:
     alias = Alias(name="fast", models=("openai/gpt-4o-mini", "mistralai/mistral-nemo"))
     await policy.apply(redis, "simulator", Policy(aliases=(alias,)), "test.toml")
-    await redis.sadd(keys.lanes("simulator"), MODEL)
+    await redis.execute_command("SADD", keys.lanes("simulator"), MODEL)
     rehearsed = msgspec.structs.replace(service.settings, simulate=True)
     async with in_process(redis, rehearsed, tasks=False) as client:
         wrong = await client.post("/v1/pauses", json={"model": "openai/gpt-4o-mni"})

@@ -32,7 +32,7 @@ def test_who_finds_the_port_taken_is_told_what_helps(desk: Desk) -> None:
 def test_who_stops_a_gateway_hears_what_it_waits_for(desk: Desk) -> None:
     started = desk.start("serve", "--simulate", "--port", "0")
     assert started.stderr is not None
-    said = []
+    said: list[str] = []
     while "Ctrl-C stops" not in "".join(said):
         said.append(started.stderr.readline())
     assert any("no worker yet: what is handed over waits for `batchmill worker --simulate`" in line for line in said)

@@ -20,7 +20,7 @@ RULES = Rules(
 )
 
 
-def refused(why: Why, which: int = 1, wait: int = 60_000, upstream: str = "https://openrouter.ai/api/v1") -> Reason | None:
+def refused(why: Why, which: int = 1, wait: int = 60_000, upstream: str = "openrouter") -> Reason | None:
     return reason_of(RULES, Reply(0, why, which, wait, NOON), "batch_1", 9_600_000, upstream)
 
 

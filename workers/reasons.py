@@ -37,7 +37,8 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int, upstream: s
             )
             return Reason("alarm", "alarm", text)
         case Why.PAUSE if rules.scopes[reply.which - 1].startswith("op:"):
-            return Reason(model, "pause", f"{model} is paused by an operator until {typed(f'resume {model}', upstream)}")
+            end = typed(f"resume {model}", upstream)
+            return Reason(model, "pause", f"{model} is paused by an operator until {end}")
         case Why.BREAKER:
             text = f"the breaker of {model} is open{until}" if reply.wait != NEVER else f"{model} is being probed"
             return Reason(model, "breaker", text)

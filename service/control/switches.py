@@ -89,7 +89,8 @@ async def _check_known(service: Service, model: str) -> None:
         return  # who lists no models may have any
     in_force = await policy.live(service.redis, service.upstream)
     if alias := in_force.policy.alias(model):
-        raise problems.not_found(f"'{model}' stands for several models; pause those: {', '.join(alias.models)}.", "model")
+        named = ", ".join(alias.models)
+        raise problems.not_found(f"'{model}' stands for several models; pause those: {named}.", "model")
     near = shelf.nearest(model)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise problems.not_found(
