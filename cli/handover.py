@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from batchmill.cli.source import Source
 from batchmill.cli.words import lines
 from batchmill.config.settings import Settings
+from batchmill.config.typed import rehearsing
 from batchmill.openrouter.money import dollars
 from batchmill.producer import Batch, Producer
 from batchmill.producer.estimate import Estimate
@@ -109,15 +110,14 @@ def _kept_budget(status: BatchStatus) -> str:
     if status.max_cost is None:
         return "it has no --max-cost, and gets none now; --fresh runs all lines anew with one"
     kept = f"it keeps its --max-cost of {dollars(status.max_cost)}"
-    return f"{kept}; change it with: batchmill budgets raise {status.id} USD"
+    return f"{kept}; change it with: batchmill budgets raise {status.id} USD{rehearsing(status.upstream)}"
 
 
 async def say_who_works(redis: Redis, status: BatchStatus, options: str) -> None:
     """Say on standard error how to start a worker when none runs; `options` are those that find the same Redis."""
     if status.state.terminal or await workers_alive(redis, status.upstream):
         return
-    simulate = " --simulate" if status.upstream == "simulator" else ""
-    _say(f"no worker runs for {status.upstream}; start one: batchmill worker{simulate}{options}")
+    _say(f"no worker runs for {status.upstream}; start one: batchmill worker{rehearsing(status.upstream)}{options}")
 
 
 def _say(message: str) -> None:

@@ -28,10 +28,11 @@ def pause(model: str, reason: str | None, simulate: bool, redis_url: str | None,
 
 
 async def _pause(settings: "Settings", model: str, reason: str | None) -> int:
+    from batchmill.config.typed import typed
     from batchmill.store import operators
     from batchmill.store.connection import open_store
 
     async with open_store(settings) as store:
         await operators.pause(store.redis, settings.upstream_name, model, operator(), reason)
-    click.echo(f"{model} is paused until `batchmill resume {model}`", err=True)
+    click.echo(f"{model} is paused until {typed(f'resume {model}', settings.upstream_name)}", err=True)
     return exit_codes.OK

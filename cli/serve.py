@@ -1,5 +1,6 @@
 """`batchmill serve`: OpenAI's API over HTTP, the dashboard, and a fleet beside it if wanted."""
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ from batchmill.cli.options import POSITIVE, read_settings, require_upstream, sto
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from batchmill.config.settings import Settings
     from batchmill.store.connection import Store
+    from batchmill.workers.fleet import Fleet
 
 _LAST_PORT = 65_535
+_LATELY = 60.0  # seconds; a worker of ours gave a sign of life in them
 _FOR_THE_REST = 64  # connections to Redis beside one for each client: background tasks
 
 
@@ -74,7 +76,13 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
     connections = settings.service.max_connections + _FOR_THE_REST
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings, max_connections=connections))
-        hear = await _fleet(stack, settings, store, stop) if with_workers else stop.set
+        fleet = await _fleet(stack, settings, store) if with_workers else None
+
+        def hear() -> None:
+            if stop.is_set() and fleet is not None:
+                fleet.signal(signal.SIGTERM)
+            stop.set()
+
         stack.enter_context(on_signals(hear))
 
         open_house = not await any_made(store.redis, settings.upstream_name)
@@ -89,6 +97,8 @@ async def _serve(settings: "Settings", *, with_workers: bool) -> int:
                 click.echo(f"no worker yet: what is handed over waits for `batchmill worker{rehearsal}`", err=True)
             click.echo(f"batchmill at {url}, for OpenAI's clients: {url}/v1; Ctrl-C stops", err=True)
 
+        farewell = asyncio.create_task(_say_what_ends(stop, store, settings, fleet))
+        stack.callback(farewell.cancel)
         try:
             await listen(store.redis, settings, ready, stop)
         except OSError as error:
@@ -110,10 +120,27 @@ def _why(error: OSError) -> str:
     return f"{said}; --host takes an address of this machine, or 0.0.0.0 for all of them"
 
 
-async def _fleet(
-    stack: "AsyncExitStack", settings: "Settings", store: "Store", stop: "asyncio.Event"
-) -> "Callable[[], None]":
-    """Start the workers; return what a signal does: the first one stops, a second one hurries them."""
+async def _say_what_ends(stop: "asyncio.Event", store: "Store", settings: "Settings", fleet: "Fleet | None") -> None:
+    """Once we are told to stop, say what we wait for, and how not to."""
+    from redis.exceptions import RedisError
+
+    from batchmill.cli.words import lines
+    from batchmill.store.presence import workers
+
+    await stop.wait()
+    if fleet is None:
+        click.echo("stopping when requests have ended", err=True)
+        return
+    calls = "calls"
+    with contextlib.suppress(RedisError):
+        own = {str(pid) for pid in fleet.pids}
+        there = await workers(store.redis, settings.upstream_name, _LATELY)
+        calls = lines(sum(sum(each.in_air.values()) for each in there if each.id.split("-")[-2] in own))
+    click.echo(f"stopping when requests have ended and {calls} in the air have landed; Ctrl-C again hurries", err=True)
+
+
+async def _fleet(stack: "AsyncExitStack", settings: "Settings", store: "Store") -> "Fleet":
+    """Start the workers: at the first signal they end after the last request, a second one hurries them."""
     from batchmill.cli.rehearsal import rehearsal
     from batchmill.workers.fleet import Fleet
     from batchmill.workers.policy_watch import policy_in_force
@@ -121,12 +148,4 @@ async def _fleet(
     if settings.simulate:
         settings = await stack.enter_async_context(rehearsal(settings))
     await stack.enter_async_context(policy_in_force(store.redis, settings))
-    fleet = Fleet(settings, store.url, server=store.server)
-
-    def hear() -> None:
-        if stop.is_set():
-            fleet.signal(signal.SIGTERM)
-        stop.set()
-
-    await stack.enter_async_context(fleet)
-    return hear
+    return await stack.enter_async_context(Fleet(settings, store.url, server=store.server))

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 @click.option("--watch", "-w", is_flag=True, help="Go on showing until nothing can change any more.")
 @click.option("--json", "as_json", is_flag=True, help="OpenAI's Batch object (a list of them without BATCH).")
 @click.option("--limit", "-n", type=POSITIVE, default=20, show_default=True, metavar="N", help="So many batches.")
+@click.option("--simulate", is_flag=True, help="Only what runs with --simulate; a BATCH is found without, too.")
 @store_options
 def status(
-    batch_id: str | None, watch: bool, as_json: bool, limit: int, redis_url: str | None, config_file: Path | None
+    batch_id: str | None,
+    watch: bool,
+    as_json: bool,
+    limit: int,
+    simulate: bool,
+    redis_url: str | None,
+    config_file: Path | None,
 ) -> int:
     """Show the newest batches in a table, or everything about one BATCH.
 
@@ -31,7 +38,7 @@ def status(
         raise click.UsageError("--watch is for people; ask for --json as often as you like")
     from batchmill.cli.loop import run_async
 
-    return run_async(_status(batch_id, read_settings(config_file, redis_url), watch, as_json, limit))
+    return run_async(_status(batch_id, read_settings(config_file, redis_url, simulate=simulate), watch, as_json, limit))
 
 
 async def _status(batch_id: str | None, settings: "Settings", watch: bool, as_json: bool, limit: int) -> int:
@@ -43,7 +50,8 @@ async def _status(batch_id: str | None, settings: "Settings", watch: bool, as_js
     async with open_store(settings) as store:
         if batch_id and (found := await before.found(store.redis, batch_id, wait=watch)):
             return before.show(found, as_json=as_json)
-        view = View(Producer(store.redis, settings), batch_id, limit)
+        upstream = settings.upstream_name if settings.simulate else None  # without, of all
+        view = View(Producer(store.redis, settings), batch_id, limit, upstream)
         if as_json:
             return await view.print_json()
         return await (view.watch() if watch else view.print_once())

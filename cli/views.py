@@ -34,12 +34,13 @@ _STYLES = {
 
 
 class View:
-    """What `batchmill status` was asked to show."""
+    """What `batchmill status` was asked to show: a batch, or the newest (of one upstream)."""
 
-    def __init__(self, producer: Producer, batch_id: str | None, limit: int) -> None:
+    def __init__(self, producer: Producer, batch_id: str | None, limit: int, upstream: str | None = None) -> None:
         self._producer = producer
         self._batch_id = batch_id
         self._limit = limit
+        self._upstream = upstream
         self._console = Console()
         if not self._console.is_terminal:
             self._console = Console(width=_UNBOUNDED)
@@ -82,7 +83,7 @@ class View:
     async def _look(self) -> list[BatchStatus]:
         if self._batch_id:
             return [await (await self._producer.batch(self._batch_id)).status()]
-        return await self._producer.batches(self._limit)
+        return await self._producer.batches(self._limit, self._upstream)
 
     def _picture(self, found: list[BatchStatus]) -> RenderableType:
         if self._batch_id:

@@ -40,6 +40,7 @@ from batchmill.config.sections import (
     WorkerSettings,
 )
 from batchmill.config.spelling import nearest
+from batchmill.config.typed import SIMULATOR
 from batchmill.config.urls import is_openrouter, is_url, masked, normalized_url
 
 __all__ = [
@@ -81,7 +82,7 @@ class Settings(Section, frozen=True):
     @property
     def upstream_name(self) -> str:
         """Which upstream lines are meant for; lanes of different upstreams never mix."""
-        return "simulator" if self.simulate else normalized_url(self.upstream.base_url)
+        return SIMULATOR if self.simulate else normalized_url(self.upstream.base_url)
 
     @property
     def speaks_openrouter(self) -> bool:

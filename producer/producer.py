@@ -198,10 +198,10 @@ class Producer:
                 raise UnknownBatchError(batch_id)
         return Batch(self._redis, batch_id, self._settings)
 
-    async def batches(self, count: int = 20) -> list[BatchStatus]:
-        """Return the newest batches, newest first."""
+    async def batches(self, count: int = 20, upstream: str | None = None) -> list[BatchStatus]:
+        """Return the newest batches (for one upstream), newest first."""
         with reaching_redis():
-            return await batch_index.newest(self._redis, count)
+            return await batch_index.newest(self._redis, count, upstream)
 
 
 class _Handed(msgspec.Struct, frozen=True):

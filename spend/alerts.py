@@ -19,6 +19,7 @@ from decimal import Decimal
 import msgspec
 
 from batchmill.config.alerting import AlertKind, Alerts
+from batchmill.config.typed import typed
 from batchmill.openrouter.money import to_nano, to_usd
 
 _DAY_MS = 86_400_000
@@ -69,10 +70,12 @@ class Remaining(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that alerts depend on, at one moment (unix ms). Money in nano-dollars.
 
-    `breaches` counts calls that were billed beyond their bound, `breaches_told` those that were alerted of.
+    `upstream` is whose books they are. `breaches` counts calls that were billed beyond their bound, `breaches_told`
+    those that were alerted of.
     """
 
     now_ms: int
+    upstream: str
     budgets: tuple[BudgetState, ...] = ()
     remaining: tuple[Remaining, ...] = ()
     refused: str | None = None
@@ -120,14 +123,14 @@ def due(state: State, rules: Alerts) -> tuple[Due, ...]:
     """Return every alert whose condition holds now, the mildest of a budget first."""
     found: list[Due] = []
     for budget in state.budgets:
-        found += (Due(alert, budget.ends_ms) for alert in _of_budget(budget, rules))
+        found += (Due(alert, budget.ends_ms) for alert in _of_budget(budget, rules, state.upstream))
     day = time.strftime("%Y-%m-%d", time.gmtime(state.now_ms / 1000))
     tomorrow = (state.now_ms // _DAY_MS + 1) * _DAY_MS
     found += (Due(alert, tomorrow) for alert in _of_account(state, rules, day))
     found += (Due(alert, tomorrow) for alert in _of_money(state, rules, day))
     for breaker in state.breakers:
         if state.now_ms - breaker.since_ms >= rules.breaker_open_minutes * _MINUTE_MS:
-            found.append(Due(_of_breaker(breaker, state.now_ms)))
+            found.append(Due(_of_breaker(breaker, state)))
     return tuple(found)
 
 
@@ -137,12 +140,12 @@ def dollars(nano: int) -> str:
     return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}" if usd >= _CENT else f"${usd:.6f}"
 
 
-def _of_budget(budget: BudgetState, rules: Alerts) -> Iterator[Alert]:
+def _of_budget(budget: BudgetState, rules: Alerts, upstream: str) -> Iterator[Alert]:
     if budget.limit <= 0:
         return  # somebody wants nothing spent: no news
     used = f"budget {budget.name}: {dollars(budget.used)} of {dollars(budget.limit)} used"
     share = f"{100 * budget.used // budget.limit} %"
-    way_on = f"`batchmill budgets raise {budget.name} USD` makes room"
+    way_on = f"{typed(f'budgets raise {budget.name} USD', upstream)} makes room"
     spent_out = budget.used >= budget.limit or (budget.waits and budget.held == 0)
     texts = []
     if budget.used >= rules.warning * budget.limit:
@@ -176,7 +179,8 @@ def _of_account(state: State, rules: Alerts, day: str) -> Iterator[Alert]:
             limit=to_nano(rules.credits_low_usd),
         )
     if state.refused is not None:
-        text = f"the upstream refuses the account, nothing is sent: {state.refused}; `batchmill check` looks again"
+        look = typed("check", state.upstream)
+        text = f"the upstream refuses the account, nothing is sent: {state.refused}; {look} looks again"
         yield Alert(kind=AlertKind.ACCOUNT_REFUSED, subject="account", period=day, text=text)
 
 
@@ -184,7 +188,7 @@ def _of_money(state: State, rules: Alerts, day: str) -> Iterator[Alert]:
     if state.suspect > (most := to_nano(rules.suspects_over_usd)):
         text = (
             f"{state.suspects:,} calls of unknown outcome, {dollars(state.suspect)} in all; "
-            "`batchmill budgets suspects` lists them"
+            f"{typed('budgets suspects', state.upstream)} lists them"
         )
         yield Alert(
             kind=AlertKind.SUSPECTS_OUTSTANDING,
@@ -199,19 +203,22 @@ def _of_money(state: State, rules: Alerts, day: str) -> Iterator[Alert]:
         new = state.breaches - state.breaches_told
         text = (
             f"the upstream billed {new:,} calls beyond the most that they could cost; the prices that we know are "
-            "wrong: see debt in `batchmill budgets`"
+            f"wrong: see debt in {typed('budgets', state.upstream)}"
         )
         yield Alert(kind=AlertKind.BOUND_BREACHED, subject="bounds", period=day, text=text, count=new)
 
 
-def _of_breaker(breaker: OpenBreaker, now_ms: int) -> Alert:
-    minutes = (now_ms - breaker.since_ms) // _MINUTE_MS
+def _of_breaker(breaker: OpenBreaker, state: State) -> Alert:
+    minutes = (state.now_ms - breaker.since_ms) // _MINUTE_MS
     by = "an operator tripped it" if breaker.tripped == "operator" else "its provider keeps failing"
     return Alert(
         kind=AlertKind.BREAKER_OPEN,
         subject=breaker.model,
         period=_moment(breaker.since_ms),
-        text=f"the breaker of {breaker.model} did not close for {minutes} minutes: {by}; `batchmill breakers` shows it",
+        text=(
+            f"the breaker of {breaker.model} did not close for {minutes} minutes: {by}; "
+            f"{typed('breakers', state.upstream)} shows it"
+        ),
     )
 
 

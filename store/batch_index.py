@@ -33,15 +33,20 @@ async def page(redis: Redis, project: str | None, after: str | None, limit: int)
     return Page(ids, len(found) > limit)
 
 
-async def newest(redis: Redis, count: int) -> list[BatchStatus]:
-    """Return the newest batches, newest first; without those that are no batch yet, and single lines of a chat."""
+async def newest(redis: Redis, count: int, upstream: str | None = None) -> list[BatchStatus]:
+    """Return the newest batches (for one upstream), newest first.
+
+    Without those that are no batch yet, and single lines of a chat.
+    """
     found: list[BatchStatus] = []
     after: str | None = None
     while len(found) < count:
         some = await page(redis, None, after, count)
         for batch_id in some.ids:
             with contextlib.suppress(UnknownBatchError):  # an intake, or expired: maintenance drops it from the list
-                found.append(await batches.status(redis, batch_id))
+                status = await batches.status(redis, batch_id)
+                if upstream in (None, status.upstream):
+                    found.append(status)
         if not some.has_more:
             break
         after = some.ids[-1]

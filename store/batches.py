@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
+from batchmill.config.typed import typed
 from batchmill.openrouter.outcomes import Usage
 from batchmill.store import keys, service_keys
 from batchmill.store.errors import UnknownBatchError
@@ -42,10 +43,13 @@ class ShardWork(msgspec.Struct, frozen=True):
     terms: Terms = Terms()
 
 
-ALARMED = (
-    "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
-    "until `batchmill budgets accept-restored`"
-)
+def alarmed(upstream: str) -> str:
+    """Return why nothing is sent while the books are not those that workers know."""
+    return (
+        "the books in Redis are older than what the workers have seen (restored or emptied): nothing is sent "
+        f"until {typed('budgets accept-restored', upstream)}"
+    )
+
 
 _decode_tried = msgspec.msgpack.Decoder(Tried).decode
 _decode_payload = msgspec.msgpack.Decoder(ShardPayload).decode
@@ -67,9 +71,9 @@ async def status(redis: Redis, batch_id: str) -> BatchStatus:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.execute_command("ZRANGEBYSCORE", keys.workers(found.upstream), now_ms - WORKER_SILENCE_MS, "+inf")
         pipe.execute_command("HEXISTS", keys.books(found.upstream), "alarm")
-        alive, alarmed = await pipe.execute()
-    if alarmed:  # whatever the restored books say to be in the air
-        return msgspec.structs.replace(found, blocked_on=ALARMED, blocked_by=("alarm",))
+        alive, alarm = await pipe.execute()
+    if alarm:  # whatever the restored books say to be in the air
+        return msgspec.structs.replace(found, blocked_on=alarmed(found.upstream), blocked_by=("alarm",))
     running = sum(int(count) for worker, count in air.items() if worker in alive)
     found = msgspec.structs.replace(found, running=min(running, found.total - found.done))
     if found.running or not found.pending:
@@ -92,7 +96,7 @@ async def say_blocked(redis: Redis, upstream: str, scope: str, kind: str, reason
 
 async def _blocked_on(redis: Redis, found: BatchStatus, *, any_worker: bool) -> tuple[tuple[str, ...], str]:
     if not any_worker:
-        return ("worker",), f"no worker for {found.upstream}"
+        return ("worker",), f"no worker for {found.upstream}; {typed('worker', found.upstream)} starts one"
     scopes = ["refused", "account", found.id, *found.models]
     if any(model.endswith(":free") for model in found.models):
         scopes.append(":free")

@@ -25,9 +25,14 @@ class UnknownModelError(BatchmillError):
         super().__init__(f"no lane for model '{model}' here{way_on}; `batchmill pause` takes any model")
 
 
+async def lanes_of(redis: Redis, upstream: str) -> set[str]:
+    """Return the models for which lines were handed over."""
+    return {name.decode() for name in await redis.execute_command("SMEMBERS", keys.lanes(upstream))}
+
+
 async def trip(redis: Redis, upstream: str, model: str, who: str) -> None:
     """Open a model's breaker until somebody resets it. Raises UnknownModelError for a model without a lane."""
-    known = [name.decode() for name in await redis.execute_command("SMEMBERS", keys.lanes(upstream))]
+    known = await lanes_of(redis, upstream)
     if model not in known:
         raise UnknownModelError(model, sorted(known))
     name = keys.model(upstream, model)

@@ -81,7 +81,7 @@ class Rulebook:
     """The rules of one upstream, made when they are first needed and again when policy or window change."""
 
     def __init__(self, upstream: str) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
         self._made: dict[tuple[str, str, str | None, str | None], Rules] = {}
         self._numbers: dict[tuple[str, tuple[str, ...]], int] = {}
         self._last = 0
@@ -113,9 +113,9 @@ class Rulebook:
         policy = self.policy.policy
         budgets = [self._budget(budget, now_ms) for budget in policy.budgets_for(model, project, key)]
         if capped:
-            budgets.append(BudgetRule(capped, keys.batch_budget(self._upstream, capped), None))
+            budgets.append(BudgetRule(capped, keys.batch_budget(self.upstream, capped), None))
         limits = [
-            LimitRule(limit.name, keys.limit(self._upstream, limit.name, limit.scope_of(model)), limit)
+            LimitRule(limit.name, keys.limit(self.upstream, limit.name, limit.scope_of(model)), limit)
             for limit in policy.limits_for(model)
         ]
         names = (*(budget.key for budget in budgets), "", *(limit.key for limit in limits))
@@ -129,7 +129,7 @@ class Rulebook:
 
     def _budget(self, budget: Budget, now_ms: int) -> BudgetRule:
         window = window_at(budget.window, budget.timezone, now_ms)
-        key = keys.budget(self._upstream, budget.name, window.id)
+        key = keys.budget(self.upstream, budget.name, window.id)
         return BudgetRule(budget.name, key, budget.limit, window.start_ms, window.end_ms)
 
 

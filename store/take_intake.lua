@@ -6,7 +6,8 @@ local intakes, intake = KEYS[1], KEYS[2]
 local batch_id, run, lease = ARGV[1], ARGV[2], ARGV[3]
 local due = redis.call('ZSCORE', intakes, batch_id)
 if not due then return 0 end
-if redis.call('EXISTS', intake) == 0 then
+local state = redis.call('HGET', intake, 'state')
+if not state or state == 'failed' or state == 'cancelled' or state == 'expired' then
   redis.call('ZREM', intakes, batch_id)
   return 0
 end

@@ -25,7 +25,7 @@ def kinds(state: State, rules: Alerts = RULES) -> list[str]:
 
 
 def of(*budgets: BudgetState, **more: Any) -> State:
-    return State(now_ms=NOON, budgets=budgets, **more)
+    return State(**{"now_ms": NOON, "upstream": "https://openrouter.ai/api/v1", "budgets": budgets, **more})
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,11 @@ def test_an_alert_tells_what_where_and_what_next() -> None:
     assert (found.alert.amount, found.alert.limit) == (80 * NANO, 100 * NANO)
 
 
+def test_in_a_rehearsal_the_command_takes_simulate() -> None:
+    *_, found = due(of(budget(100), upstream="simulator"), RULES)
+    assert found.alert.text.endswith("; `batchmill budgets raise daily USD --simulate` makes room")
+
+
 def test_an_alert_is_the_same_until_window_level_or_limit_change() -> None:
     same = [due(of(budget(used)), RULES)[0].alert.identity for used in (80, 85, 99)]
     other = [
@@ -109,7 +114,7 @@ def test_a_breaker_is_alerted_of_when_it_is_open_for_long(minutes: int, alerted:
 def test_the_same_trip_is_the_same_alert_and_the_next_one_another() -> None:
     trips = [OpenBreaker("a/b", NOON - since, "failures") for since in (3_600_000, 7_200_000)]
     identities = [
-        due(State(now_ms=now, breakers=(trip,)), RULES)[0].alert.identity
+        due(of(now_ms=now, breakers=(trip,)), RULES)[0].alert.identity
         for trip in trips
         for now in (NOON, NOON + 86_400_000)
     ]

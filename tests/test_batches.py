@@ -36,6 +36,8 @@ from .store_helpers import (
     staged,
 )
 
+NOBODY = f"no worker for {UPSTREAM}; `batchmill worker` starts one"
+
 
 async def alive(redis: Redis, *workers: str, ago: float = 0) -> None:
     """Let workers have given a sign of life."""
@@ -73,9 +75,9 @@ async def test_the_sums_hold_even_when_workers_boast(redis: Redis) -> None:
 
 async def test_a_batch_that_nobody_works_on_says_so(redis: Redis) -> None:
     batch_id = await batch_of(redis, 2)
-    assert (await batches.status(redis, batch_id)).blocked_on == f"no worker for {UPSTREAM}"
+    assert (await batches.status(redis, batch_id)).blocked_on == NOBODY
     await alive(redis, "dead", ago=60)
-    assert (await batches.status(redis, batch_id)).blocked_on == f"no worker for {UPSTREAM}"
+    assert (await batches.status(redis, batch_id)).blocked_on == NOBODY
     assert await presence.workers_alive(redis, UPSTREAM) == 0
 
     await alive(redis, "one")

@@ -166,7 +166,8 @@ async def test_without_a_worker_it_says_so_and_sends_nothing(real_redis: Redis, 
             response = await client.post(URL, json=asking(stream=stream), headers={"x-wait": "0"})
             assert response.status_code == 503
             assert error_of(response)["code"] == "no_worker"
-            assert response.headers["x-blocked-on"] == "no worker for simulator"
+            blocked = response.headers["x-blocked-on"]
+            assert blocked == "no worker for simulator; `batchmill worker --simulate` starts one"
             status = await batches.status(real_redis, response.headers["x-batch-id"])
             assert (status.state, status.cancelled) == (BatchState.CANCELLED, 1)
 

@@ -59,6 +59,20 @@ def test_status_is_openais_batch_object(desk: Desk) -> None:
     assert batch["x_cost"]["spent_usd"] == pytest.approx(costs, abs=1e-12)
 
 
+def test_status_with_simulate_shows_only_what_was_rehearsed(desk: Desk) -> None:
+    desk.write("prompts.jsonl", 2)
+    real = desk.run("submit", "prompts.jsonl").out.strip()
+    rehearsed = desk.run("submit", "prompts.jsonl", "--simulate").out.strip()
+
+    def shown(*options: str) -> set[str]:
+        return {batch["id"] for batch in json.loads(desk.run("status", "--json", *options).out)}
+
+    assert shown() == {real, rehearsed}
+    assert shown("--simulate") == {rehearsed}
+    assert desk.run("status", real, "--simulate").code == 0
+    assert "`batchmill worker --simulate` starts one" in desk.run("status", rehearsed).out
+
+
 def test_the_table_shows_ids_that_can_be_pasted(desk: Desk) -> None:
     desk.write("prompts.jsonl", 3)
     batch = desk.run("submit", "prompts.jsonl").out.strip()

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.alerting import AlertKind
-from batchmill.config.policy import Limit
+from batchmill.config.policy import Alias, Limit, Policy
 from batchmill.config.settings import load
 from batchmill.config.windows import WindowKind
 from batchmill.service.context import Service
@@ -188,6 +188,25 @@ async def test_a_model_is_paused_and_resumed(client: httpx.AsyncClient) -> None:
     assert (await client.delete("/v1/pauses/maker%2Fodd")).json()["data"] == []
     assert (await client.delete("/v1/pauses/maker%2Fodd")).status_code == 404
     assert (await client.post("/v1/pauses", json={"model": ""})).status_code == 400
+
+
+async def test_a_pause_that_would_hold_nothing_back_is_refused_unless_it_is_forced(
+    redis: Redis, service: Service
+) -> None:
+    alias = Alias(name="fast", models=("openai/gpt-4o-mini", "mistralai/mistral-nemo"))
+    await policy.apply(redis, "simulator", Policy(aliases=(alias,)), "test.toml")
+    await redis.execute_command("SADD", keys.lanes("simulator"), MODEL)
+    rehearsed = msgspec.structs.replace(service.settings, simulate=True)
+    async with in_process(redis, rehearsed, tasks=False) as client:
+        wrong = await client.post("/v1/pauses", json={"model": "openai/gpt-4o-mni"})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (404, "model")
+        assert "did you mean openai/gpt-4o-mini" in wrong.json()["error"]["message"]
+        several = await client.post("/v1/pauses", json={"model": "fast"})
+        assert several.status_code == 404
+        assert "pause those: openai/gpt-4o-mini, mistralai/mistral-nemo" in several.json()["error"]["message"]
+        assert (await client.get("/v1/pauses")).json()["data"] == []
+        for body in ({"model": "openai/gpt-4o-mni", "force": True}, {"model": MODEL}, {"model": "openai/gpt-4o-mini"}):
+            assert (await client.post("/v1/pauses", json=body)).status_code == 200
 
 
 async def test_a_breaker_of_a_model_without_a_lane_can_t_be_tripped(client: httpx.AsyncClient) -> None:

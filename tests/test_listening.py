@@ -1,5 +1,6 @@
 """How a gateway listens."""
 
+import signal
 import socket
 
 from batchmill.service.serving import _listening
@@ -26,3 +27,15 @@ def test_who_finds_the_port_taken_is_told_what_helps(desk: Desk) -> None:
         f"can't listen at 127.0.0.1:{port}: address already in use, perhaps by another `batchmill serve`; "
         "choose another with --port\n"
     )
+
+
+def test_who_stops_a_gateway_hears_what_it_waits_for(desk: Desk) -> None:
+    started = desk.start("serve", "--simulate", "--port", "0")
+    assert started.stderr is not None
+    said: list[str] = []
+    while "Ctrl-C stops" not in "".join(said):
+        said.append(started.stderr.readline())
+    assert any("no worker yet: what is handed over waits for `batchmill worker --simulate`" in line for line in said)
+    started.send_signal(signal.SIGINT)
+    _, rest = started.communicate(timeout=30)
+    assert (started.returncode, rest) == (0, "stopping when requests have ended\n")

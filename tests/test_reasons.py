@@ -20,8 +20,8 @@ RULES = Rules(
 )
 
 
-def refused(why: Why, which: int = 1, wait: int = 60_000) -> Reason | None:
-    return reason_of(RULES, Reply(0, why, which, wait, NOON), "batch_1", 9_600_000)
+def refused(why: Why, which: int = 1, wait: int = 60_000, upstream: str = "openrouter") -> Reason | None:
+    return reason_of(RULES, Reply(0, why, which, wait, NOON), "batch_1", 9_600_000, upstream)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,16 @@ def test_a_share_says_that_there_were_too_many() -> None:
     reason = refused(Why.SHARE, 0, NEVER)
     assert reason is not None
     assert "fewer lines at once" in reason.text
+
+
+def test_in_a_rehearsal_the_commands_take_simulate() -> None:
+    reasons = [
+        refused(Why.BUDGET, wait=NEVER, upstream="simulator"),
+        refused(Why.PAUSE, RULES.scopes.index("op:a/b") + 1, NEVER, upstream="simulator"),
+        refused(Why.ALARM, 0, NEVER, upstream="simulator"),
+    ]
+    assert [reason.text.split("`")[1] for reason in reasons if reason is not None] == [
+        "batchmill budgets raise daily USD --simulate",
+        "batchmill resume a/b --simulate",
+        "batchmill budgets accept-restored --simulate",
+    ]

@@ -126,7 +126,7 @@ async def test_a_batch_whose_time_is_over_ends_by_its_workers_alone(store: Store
 async def test_cancelling_needs_no_worker(store: Store, settings: Settings) -> None:
     producer = Producer(store.redis, settings)
     batch = await producer.submit(lines(130))
-    assert (await batch.status()).blocked_on == f"no worker for {settings.upstream_name}"
+    assert (await batch.status()).blocked_on == f"no worker for {settings.upstream_name}; `batchmill worker` starts one"
     assert await batch.cancel() is BatchState.CANCELLED
     assert len(await gather(batch)) == 130
     assert await store.redis.keys("arq:*") == []

@@ -67,6 +67,7 @@ class AlertWatch:
         suspects = await gauges.suspects(redis, name)
         pauses = await gauges.pauses(redis, name)
         return State(
+            upstream=name,
             now_ms=await now_ms(redis),
             budgets=await self._budgets(forecast=found.alerts.forecast),
             remaining=_remaining(await account.read(redis, name)),

@@ -280,7 +280,8 @@ class Dispatcher:
             self.on_short(lane.model)
 
     def _say(self, rules: Rules, reply: Reply, run: LineRun) -> None:
-        reason = reason_of(rules, reply, run.shard.claim.batch_id, run.bound)
+        upstream = self._gatekeeper.rulebook.upstream
+        reason = reason_of(rules, reply, run.shard.claim.batch_id, run.bound, upstream)
         if reason is not None:
             self._on_blocked(as_asked(reason, run), _REFUSED + SAID)
 

@@ -4,8 +4,9 @@ import time
 
 import msgspec
 
+from batchmill.config.typed import typed
 from batchmill.openrouter.money import dollars
-from batchmill.store.batches import ALARMED
+from batchmill.store.batches import alarmed
 from batchmill.store.gate import NEVER, Reply, Why
 from batchmill.store.rules import Rules
 from batchmill.workers.line import LineRun
@@ -23,14 +24,18 @@ class Reason(msgspec.Struct, frozen=True):
     budget: str | None = None
 
 
-def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int) -> Reason | None:
-    """Say why the gate refused a line with that bound (nano-dollars); None when somebody else says it, or no news."""
+def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int, upstream: str) -> Reason | None:
+    """Say why the gate refused a line with that bound (nano-dollars); None when somebody else says it, or no news.
+
+    `upstream` is whose books it keeps: the commands that are named look into the same.
+    """
     model, until = rules.model, _until(reply)
     match reply.why:
         case Why.ALARM:
-            return Reason("alarm", "alarm", ALARMED)
+            return Reason("alarm", "alarm", alarmed(upstream))
         case Why.PAUSE if rules.scopes[reply.which - 1].startswith("op:"):
-            return Reason(model, "pause", f"{model} is paused by an operator until `batchmill resume {model}`")
+            end = typed(f"resume {model}", upstream)
+            return Reason(model, "pause", f"{model} is paused by an operator until {end}")
         case Why.BREAKER:
             return Reason(model, "breaker", _of_breaker(model, reply))
         case Why.SHARE:
@@ -41,7 +46,7 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int) -> Reason |
             name = rules.budgets[reply.which - 1].name
             text = (
                 f"budget {name} has no room left{until} for a line that may cost {dollars(bound)}; "
-                f"`batchmill budgets raise {name} USD` makes some"
+                f"{typed(f'budgets raise {name} USD', upstream)} makes some"
             )
             return Reason(batch_id, "budget", text, budget=name)
         case _:

@@ -2,14 +2,16 @@
 
 from typing import Literal, cast
 
+from batchmill.routing.shelf import Shelf
 from batchmill.service import problems
 from batchmill.service.context import Service
 from batchmill.service.control.common import pause_shape, seconds
 from batchmill.service.control.shapes import Breakers, BreakerState, Pauses
 from batchmill.service.identity import Identity
-from batchmill.store import gauges, operators
+from batchmill.store import gauges, operators, policy
+from batchmill.store.catalogue import kept_of
 from batchmill.store.gauges import ModelGauge
-from batchmill.store.operators import UnknownModelError
+from batchmill.store.operators import UnknownModelError, lanes_of
 
 
 async def breakers(service: Service, identity: Identity) -> Breakers:  # noqa: ARG001 - the same for everybody
@@ -37,8 +39,16 @@ async def pauses(service: Service, identity: Identity) -> Pauses:  # noqa: ARG00
     return Pauses(data=tuple(pause_shape(pause) for pause in await gauges.pauses(service.redis, service.upstream)))
 
 
-async def pause(service: Service, identity: Identity, model: str, reason: str | None = None) -> Pauses:
-    """Send nothing for a model until somebody resumes it; what is in the air lands. Any model may be paused."""
+async def pause(
+    service: Service, identity: Identity, model: str, reason: str | None = None, *, force: bool = False
+) -> Pauses:
+    """Send nothing for a model until somebody resumes it; what is in the air lands.
+
+    Raises ApiError 404 for one that is neither listed nor was handed over: a typing error would look like a pause, and
+    everything would still be sent; so it would for an alias. With `force` any model is paused.
+    """
+    if not force:
+        await _check_known(service, model)
     await operators.pause(service.redis, service.upstream, model, identity.who, reason)
     service.moments.forget()
     return await pauses(service, identity)
@@ -69,6 +79,22 @@ def breaker_shape(gauge: ModelGauge) -> BreakerState:
         share=gauge.share,
         window=gauge.window,
         pauses=tuple(pause_shape(pause) for pause in gauge.pauses),
+    )
+
+
+async def _check_known(service: Service, model: str) -> None:
+    kept = await kept_of(service.redis, service.settings)
+    shelf = Shelf(kept.models if kept else {})
+    if not len(shelf) or shelf.find(model) is not None or model in await lanes_of(service.redis, service.upstream):
+        return  # who lists no models may have any
+    in_force = await policy.live(service.redis, service.upstream)
+    if alias := in_force.policy.alias(model):
+        named = ", ".join(alias.models)
+        raise problems.not_found(f"'{model}' stands for several models; pause those: {named}.", "model")
+    near = shelf.nearest(model)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    raise problems.not_found(
+        f"No model found with id '{model}'{hint} With \"force\": true it is paused all the same.", "model"
     )
 
 

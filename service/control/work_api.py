@@ -39,10 +39,11 @@ class LineQuery(msgspec.Struct, frozen=True):
 
 
 class PauseRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model of which nothing is to be sent, and why, for whoever asks."""
+    """The model of which nothing is to be sent, and why, for whoever asks; with `force` one that nobody knows, too."""
 
     model: ModelName
     reason: Annotated[str, msgspec.Meta(max_length=512)] | None = None
+    force: bool = False
 
 
 async def get_overview(call: Call[None, None]) -> Overview:
@@ -126,7 +127,8 @@ async def list_pauses(call: Call[None, None]) -> Pauses:
 
 async def pause_model(call: Call[None, PauseRequest]) -> Pauses:
     """Send nothing for a model until it is resumed; what is in the air lands."""
-    return await switches.pause(call.service, call.identity, call.body.model, call.body.reason)
+    wanted = call.body
+    return await switches.pause(call.service, call.identity, wanted.model, wanted.reason, force=wanted.force)
 
 
 async def resume_model(call: Call[None, None]) -> Pauses:
@@ -262,6 +264,7 @@ OPERATIONS = (
         scope=Scope.ADMIN,
         answer=Pauses,
         body=PauseRequest,
+        errors=(404,),
         operator=True,
     ),
     Operation(

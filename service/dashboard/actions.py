@@ -46,7 +46,7 @@ async def reset(visitor: Visitor, _: Fields) -> None:
 
 async def pause(visitor: Visitor, _: Fields) -> None:
     """Send nothing of a model until somebody resumes it."""
-    await visitor.do("POST", "/v1/pauses", model=_part(visitor, "model"))
+    await visitor.do("POST", "/v1/pauses", model=_part(visitor, "model"), force=True)  # the page listed it
 
 
 async def resume(visitor: Visitor, _: Fields) -> None:

@@ -39,7 +39,8 @@ def dollars(value: Decimal) -> str:
         return f"{sign}${size:,.2f}"
     if size < _GRAIN:
         return f"{sign}<$0.000001"
-    return f"{sign}${size:.{1 - size.adjusted()}f}"
+    digits = f"{size:.1e}"  # rounded first: 0.0000996 is 0.00010, not 0.000100
+    return f"{sign}${Decimal(digits):f}"
 
 
 def count(value: int | None) -> Markup:
