@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from batchmill.openrouter.simulator import SimulatorOptions
 from batchmill.openrouter.simulator.faults import FaultKind, Faults, ModelFaults
-from batchmill.service.control import budgets, fleet, lines, models, notices, overview, spend
+from batchmill.service.control import budgets, fleet, limits, lines, models, notices, overview, spend, switches
 from batchmill.service.identity import EVERY_SCOPE, OPERATOR, Identity
 from batchmill.service.problems import ApiError
 from batchmill.store.model import BatchStatus
@@ -165,6 +165,20 @@ async def test_a_project_is_not_told_what_the_workers_have_in_the_air(ran: Ran) 
     assert seen.alive == 2
     assert seen.in_air is None
     assert {(worker.in_air, worker.held_usd, worker.models) for worker in seen.workers} == {(None, None, None)}
+
+
+async def test_a_project_is_not_told_how_much_the_fleet_calls_a_model(ran: Ran, client: httpx.AsyncClient) -> None:
+    await wait_until(lambda: counted(client), "the calls are counted")
+    service = service_of(ran.scene.store.redis, ran.scene.settings)
+    states = {one.model: one for one in (await models.model_states(service, OTHERS)).data}
+    one = states[MODELS[0]]
+    assert one.health == "ok"
+    assert one.latency_ms is not None
+    assert (one.calls, one.failures, one.limited, one.breaker.in_air, one.lines_waiting) == (None, None, None, None, 0)
+    used = [*one.limits, *(await limits.limits(service, OTHERS)).data]
+    told = {(use.requests_now, use.tokens_now, use.requests_today, use.in_air) for use in used}
+    assert told <= {(None, None, None, None)}
+    assert {breaker.in_air for breaker in (await switches.breakers(service, OTHERS)).data} == {None}
 
 
 async def counted(client: httpx.AsyncClient) -> bool:

@@ -37,7 +37,7 @@ def reason_of(rules: Rules, reply: Reply, batch_id: str, bound: int, upstream: s
             end = typed(f"resume {model}", upstream)
             return Reason(model, "pause", f"{model} is paused by an operator until {end}")
         case Why.BREAKER:
-            return Reason(model, "breaker", _of_breaker(model, reply))
+            return Reason(model, "breaker", _of_breaker(model, reply, upstream))
         case Why.SHARE:
             return Reason(model, "share", f"{model} takes fewer lines at once for now: there were too many")
         case Why.LIMIT:
@@ -60,11 +60,12 @@ def as_asked(reason: Reason, run: LineRun) -> Reason:
     return msgspec.structs.replace(reason, scope=run.asked)
 
 
-def _of_breaker(model: str, reply: Reply) -> str:
+def _of_breaker(model: str, reply: Reply, upstream: str) -> str:
     if reply.wait != NEVER:
         return f"the breaker of {model} is open{_until(reply)}"
     if reply.which:
-        return f"the breaker of {model} was tripped by an operator, until `batchmill breakers reset {model}`"
+        reset = typed(f"breakers reset {model}", upstream)
+        return f"the breaker of {model} was tripped by an operator, until {reset}"
     return f"{model} is being probed"
 
 

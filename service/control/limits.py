@@ -28,11 +28,12 @@ class LimitChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return msgspec.structs.replace(limit, **given)
 
 
-async def limits(service: Service, identity: Identity) -> Limits:  # noqa: ARG001 - the same for everybody
+async def limits(service: Service, identity: Identity) -> Limits:
     """Return each limit, once for each model that used it lately, or once when all share it."""
     gauged = await limit_gauges(service)
     tuned = (await policy.live(service.redis, service.upstream)).tuned
-    return Limits(data=tuple(limit_shape(gauge, tuned=gauge.limit.name in tuned) for gauge in gauged))
+    shapes = [limit_shape(gauge, tuned=gauge.limit.name in tuned) for gauge in gauged]
+    return Limits(data=tuple(seen_by(identity, shape) for shape in shapes))
 
 
 async def change_rates(service: Service, identity: Identity, name: str, change: LimitChange) -> Limits:
@@ -50,6 +51,13 @@ async def change_rates(service: Service, identity: Identity, name: str, change: 
     found = await gauges.limits(service.redis, service.upstream)
     tuned = (await policy.live(service.redis, service.upstream)).tuned
     return Limits(data=tuple(limit_shape(one, tuned=name in tuned) for one in found if one.limit.name == name))
+
+
+def seen_by(identity: Identity, use: LimitUse) -> LimitUse:
+    """Return a limit as far as it is theirs to see: how much of it is used tells a project that others are at work."""
+    if identity.project is None:
+        return use
+    return msgspec.structs.replace(use, requests_now=None, tokens_now=None, requests_today=None, in_air=None)
 
 
 async def limit_gauges(service: Service) -> list[LimitGauge]:

@@ -3,12 +3,16 @@
 from collections.abc import Iterable
 from typing import Literal
 
+import msgspec
+
 from batchmill.config.policy import matches
 from batchmill.openrouter.list_prices import list_price
 from batchmill.openrouter.models import find_model
 from batchmill.routing.health import FOR_EVER, ModelHealth, Window, tallied, youngest
 from batchmill.routing.histogram import Counts, quantiles
 from batchmill.service.context import Service
+from batchmill.service.control import limits as rates
+from batchmill.service.control import switches
 from batchmill.service.control.common import MS
 from batchmill.service.control.limits import limit_gauges, limit_shape
 from batchmill.service.control.overview import lanes
@@ -42,19 +46,31 @@ async def model_states(service: Service, identity: Identity) -> ModelStates:
     health, spreads = await service.moments.get(("models", tuple(names)), lambda: _look(service, names))
     catalogue = await service.moments.get(("catalogue",), lambda: _catalogue(service), _CATALOGUE_SECONDS)
     limits = await limit_gauges(service)
-    return ModelStates(
-        at=await now_ms(service.redis) // MS,
-        data=tuple(
-            _state(
-                gauged.get(name, ModelGauge(model=name)),
-                health[name],
-                spreads[name],
-                _limits_of(name, limits),
-                catalogue,
-                waiting.get(name, 0),
-            )
-            for name in names
-        ),
+    states = (
+        _state(
+            gauged.get(name, ModelGauge(model=name)),
+            health[name],
+            spreads[name],
+            _limits_of(name, limits),
+            catalogue,
+            waiting.get(name, 0),
+        )
+        for name in names
+    )
+    return ModelStates(at=await now_ms(service.redis) // MS, data=tuple(_seen_by(identity, state) for state in states))
+
+
+def _seen_by(identity: Identity, state: ModelState) -> ModelState:
+    """Return a model as far as it is theirs to see: how well it does, and not how much others call it."""
+    if identity.project is None:
+        return state
+    return msgspec.structs.replace(
+        state,
+        breaker=switches.seen_by(identity, state.breaker),
+        limits=tuple(rates.seen_by(identity, use) for use in state.limits),
+        calls=None,
+        failures=None,
+        limited=None,
     )
 
 
@@ -136,7 +152,7 @@ def _word(breaker: BreakerState, health: ModelHealth) -> tuple[_Word, str | None
     if breaker.state == "half":
         return "degraded", "its breaker is half open: a few lines probe it"
     if health.calls >= _ENOUGH and health.failures > (1 - _POOR) * health.calls:
-        return "degraded", f"{health.failures:,} of the last {health.calls:,} calls failed"
+        return "degraded", f"{health.failures / health.calls:.0%} of its last calls failed"
     if health.uptime is not None and health.uptime < _POOR:
         return "degraded", f"its endpoints were up {100 * health.uptime:.0f} % of the time, as they say"
     return ("unknown", "nobody called it lately") if not health.calls else ("ok", None)

@@ -132,7 +132,10 @@ class Fleet(Shape, frozen=True):
 
 
 class LimitUse(Shape, frozen=True):
-    """A rate limit and how full its buckets are; once for each model that used it lately, or once when it is shared."""
+    """A rate limit and how full its buckets are; once for each model that used it lately, or once when it is shared.
+
+    To a project's key what the whole fleet does is null: `requests_now`, `tokens_now`, `requests_today`, `in_air`.
+    """
 
     name: str
     match: tuple[str, ...]
@@ -142,9 +145,9 @@ class LimitUse(Shape, frozen=True):
     requests_per_minute: int | None
     tokens_now: int | None
     tokens_per_minute: int | None
-    requests_today: int
+    requests_today: int | None
     requests_per_day: int | None
-    in_air: int
+    in_air: int | None
     max_concurrency: int | None
     pauses: tuple[Pause, ...]
     requests_capacity: int | None = None
@@ -160,14 +163,17 @@ class Limits(Shape, frozen=True):
 
 
 class BreakerState(Shape, frozen=True):
-    """The breaker of one model. `half`: a few probe it. At most `share` and `window` of its lines may be in the air."""
+    """The breaker of one model. `half`: a few probe it. At most `share` and `window` of its lines may be in the air.
+
+    How many are (`in_air`) is null to a project's key.
+    """
 
     model: str
     state: Literal["closed", "open", "half"]
     until_at: int | None
     tripped_by: str | None
     trips: int
-    in_air: int
+    in_air: int | None
     share: int | None
     window: int | None
     pauses: tuple[Pause, ...]
@@ -198,7 +204,10 @@ class Prices(Shape, frozen=True):
 
 
 class ModelState(Shape, frozen=True):
-    """How one model does: `health` in a word, its breaker and limits, what the fleet saw in the last `seconds`."""
+    """How one model does: `health` in a word, its breaker and limits, what the fleet saw in the last `seconds`.
+
+    How much the fleet called it (`calls`, `failures`, `limited`) is null to a project's key; how well it went is not.
+    """
 
     model: str
     health: Literal["ok", "degraded", "held", "unknown"]
@@ -207,9 +216,9 @@ class ModelState(Shape, frozen=True):
     paused: bool
     limits: tuple[LimitUse, ...]
     lines_waiting: int
-    calls: int
-    failures: int
-    limited: int
+    calls: int | None
+    failures: int | None
+    limited: int | None
     seconds: int
     latency_ms: Spread | None
     first_token_ms: Spread | None

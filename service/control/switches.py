@@ -2,6 +2,8 @@
 
 from typing import Literal, cast
 
+import msgspec
+
 from batchmill.routing.shelf import Shelf
 from batchmill.service import problems
 from batchmill.service.context import Service
@@ -14,9 +16,15 @@ from batchmill.store.gauges import ModelGauge
 from batchmill.store.operators import UnknownModelError, lanes_of
 
 
-async def breakers(service: Service, identity: Identity) -> Breakers:  # noqa: ARG001 - the same for everybody
+async def breakers(service: Service, identity: Identity) -> Breakers:
     """Return the breakers of all models that were used lately or are paused."""
-    return Breakers(data=tuple(breaker_shape(gauge) for gauge in await model_gauges(service)))
+    shapes = [breaker_shape(gauge) for gauge in await model_gauges(service)]
+    return Breakers(data=tuple(seen_by(identity, shape) for shape in shapes))
+
+
+def seen_by(identity: Identity, breaker: BreakerState) -> BreakerState:
+    """Return a breaker as far as it is theirs to see: what is in the air tells a project that others are at work."""
+    return breaker if identity.project is None else msgspec.structs.replace(breaker, in_air=None)
 
 
 async def trip(service: Service, identity: Identity, model: str) -> BreakerState:
