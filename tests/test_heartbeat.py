@@ -4,7 +4,7 @@ import pytest
 from redis.asyncio import Redis
 
 from batchmill.config.settings import Settings
-from batchmill.store import epoch, keys
+from batchmill.store import epoch, keys, metrics
 from batchmill.store.epoch import Seen
 from batchmill.store.gate import Ask, Caller, Candidate, Reply, Why, admit
 from batchmill.store.rules import Rulebook
@@ -12,6 +12,7 @@ from batchmill.store.suspects import abandon, suspects
 from batchmill.workers.epoch_file import EpochFile
 from batchmill.workers.gatekeeper import Gatekeeper
 from batchmill.workers.heartbeat import Heartbeat
+from batchmill.workers.meter import Meter
 from batchmill.workers.watch import LaneWatch
 
 from .workers_helpers import Desk
@@ -26,8 +27,12 @@ class Worker:
         self.gatekeeper = Gatekeeper(redis, Caller(self.upstream, "worker-1", 15.0))
         dispatcher = Desk().dispatcher
         watch = LaneWatch(redis, dispatcher, self.gatekeeper, settings, "worker-1")  # type: ignore[arg-type]  # no arq
-        self.heartbeat = Heartbeat(redis, watch, dispatcher, self.gatekeeper, settings)
+        self.parts = (redis, watch, dispatcher, self.gatekeeper, settings)
+        self.heartbeat = Heartbeat(*self.parts)
         self.calls = 0
+
+    def count_with(self, meter: Meter) -> None:
+        self.heartbeat = Heartbeat(*self.parts, meter=meter)
 
     async def ask(self) -> Reply:
         self.calls += 1
@@ -83,3 +88,20 @@ async def test_leaving_makes_suspects_of_what_is_still_held(redis: Redis, settin
     await worker.heartbeat.leave()
     assert [suspect.hold for suspect in await suspects(redis, worker.upstream)] == ["batch_1.0.h1"]
     assert await redis.zcard(keys.owners(worker.upstream)) == 0
+
+
+async def test_counts_that_redis_refuses_cost_neither_leases_nor_money(redis: Redis, settings: Settings) -> None:
+    """A worker that leaves gives its holds away all the same, and what was counted is told once Redis takes it."""
+    worker = Worker(redis, settings)
+    meter = Meter(redis, worker.upstream)
+    worker.count_with(meter)
+    meter.booked("maker/model", 7)
+    counters = keys.counted(worker.upstream)
+    await redis.execute_command("SET", counters, "no hash", "EX", 60)
+    await worker.heartbeat.beat()
+    assert (await worker.ask()).looked == 1
+    await worker.heartbeat.leave()
+    assert [suspect.amount for suspect in await suspects(redis, worker.upstream)] == [5]
+    await redis.execute_command("DEL", counters)
+    await worker.heartbeat.beat()
+    assert [series.value for series in await metrics.counted(redis, worker.upstream)] == [7]

@@ -78,12 +78,12 @@ class Heartbeat:
 
     async def leave(self) -> None:
         """Say that we are gone, and hold nothing any more."""
-        if self._meter is not None:
-            await self._meter.tell()
         left = await suspects.leave(self._redis, self._upstream, self._worker_id)
         if left:
             log.warning("holds.left", suspects=left)
         await self._redis.execute_command("ZREM", keys.workers(self._upstream), self._worker_id)
+        if self._meter is not None:
+            await self._meter.tell()  # last: nobody waits for a count as for money
 
     async def _announce(self) -> None:
         seconds, microseconds = await self._redis.execute_command("TIME")

@@ -2,15 +2,20 @@
 
 import time
 
+import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from batchmill.openrouter.outcomes import Answer, Outcome
 from batchmill.store import metrics
+from batchmill.store.connection import OUTAGE
 from batchmill.store.gate import Why
 from batchmill.store.ids import born_ms
 from batchmill.store.metrics import Tally
 from batchmill.store.model import Result
 from batchmill.workers.line import LineRun
+
+log = structlog.get_logger()
 
 
 class Meter:
@@ -61,10 +66,16 @@ class Meter:
         self._tally.count(metrics.REFUSALS, why.value)
 
     async def tell(self) -> None:
-        """Add what was counted to the counters of the fleet. Raises what Redis says; then it is kept."""
+        """Add what was counted to the counters of the fleet. What Redis does not take is kept for the next time.
+
+        It never raises what Redis says: no count is worth a worker's end, or its leases.
+        """
         taken = self._tally.take()
         try:
             await metrics.add(self._redis, self._upstream, taken)
+        except (*OUTAGE, RedisError) as error:
+            self._tally.put_back(taken)
+            log.warning("metrics.wait", error=repr(error))
         except BaseException:
             self._tally.put_back(taken)
             raise
